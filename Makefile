@@ -1,0 +1,49 @@
+# Everything one does with this checkout. Each target does its own set-up; nothing is assumed but Python 3.11+.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+KEEP ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint broker simulate lock clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# One virtual environment for all, from the lock with hashes; made anew when the lock changes.
+$(VENV)/.ready: requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; $(PYTHON) is `$(PYTHON) -V`. Say which: make PYTHON=python3.12 …"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+demo: $(VENV)/.ready ## The main job on real parts, verifying itself (KEEP=1 leaves everything running)
+	@$(BIN)/zendesk-producer demo $(if $(KEEP),--keep)
+
+test: $(VENV)/.ready lint ## Everything that proves it
+	$(BIN)/pytest
+
+lint: $(VENV)/.ready ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+broker: $(VENV)/.ready ## A real single-node Kafka in the foreground, until Ctrl-C
+	@$(BIN)/zendesk-producer broker
+
+simulate: $(VENV)/.ready ## The pretend Zendesk in the foreground, until Ctrl-C
+	@$(BIN)/zendesk-producer simulate
+
+lock: $(VENV)/.ready ## Pin the newest versions that pyproject.toml allows, with hashes
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/pip install --quiet --disable-pip-version-check uv
+	$(VENV)-lock/bin/uv pip compile $(LOCK) pyproject.toml -o requirements.lock
+	$(VENV)-lock/bin/uv pip compile $(LOCK) --group dev pyproject.toml -c requirements.lock -o requirements-dev.lock
+	rm -rf $(VENV)-lock
+LOCK := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command 'make lock'
+
+clean: ## Remove what the other targets made here (Kafka's jars stay in the cache folder)
+	rm -rf $(VENV) $(VENV)-* .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,118 @@
+"""Reads committed checkpoints: the newest one of a key, up to the high watermark or as far as it is visible now."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import errors as kafka
+
+from producer.model import Checkpoint
+
+_FIRST_LOOK = 200
+"""Records from the end that are looked at first; usually our newest checkpoint is among them."""
+
+
+def checkpoint_key(account: str, stream: str) -> bytes:
+    """The key of an account's checkpoints."""
+    return f"{account}/{stream}".encode()
+
+
+class Offsets:
+    """High watermarks: where a partition ends, whether committed or not."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._consumer = AIOKafkaConsumer(**options, enable_auto_commit=False, isolation_level="read_uncommitted")
+
+    async def start(self) -> None:
+        """Connect."""
+        await self._consumer.start()
+
+    async def high_watermarks(self, topic: str, partitions: int) -> tuple[int, ...]:
+        """One offset per partition."""
+        asked = [TopicPartition(topic, partition) for partition in range(partitions)]
+        ends = await self._consumer.end_offsets(asked)
+        return tuple(ends[partition] for partition in asked)
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._consumer.stop()
+
+
+class CheckpointReader:
+    """Reads the checkpoint topic `read_committed`. Fetches only while it is asked for something."""
+
+    def __init__(self, options: dict[str, Any], topic: str) -> None:
+        self._topic = topic
+        self._consumer = AIOKafkaConsumer(
+            **options,
+            enable_auto_commit=False,
+            isolation_level="read_committed",
+            auto_offset_reset="none",
+            fetch_max_wait_ms=100,  # a fetch that waits blocks the connection for the next question
+        )
+
+    async def start(self) -> None:
+        """Connect."""
+        await self._consumer.start()
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._consumer.stop()
+
+    async def stable_end(self, partition: int) -> int:
+        """The last stable offset: where what is visible now ends."""
+        asked = TopicPartition(self._topic, partition)
+        return int((await self._consumer.end_offsets([asked]))[asked])
+
+    async def newest(self, partition: int, key: bytes, end: int) -> Checkpoint | None:
+        """The newest committed checkpoint of the key before offset `end`; None when there is none.
+
+        With the high watermark as `end` it waits until every transaction before it is decided, for as long as it takes:
+        another writer's open transaction hides newer checkpoints of ours (README, "Non-obvious"). Looks near the end
+        first and ever further back.
+
+        Raises:
+            Misconfigured: the record cannot be read.
+        """
+        asked = TopicPartition(self._topic, partition)
+        begin = int((await self._consumer.beginning_offsets([asked]))[asked])
+        look = _FIRST_LOOK
+        while True:
+            start = max(begin, end - look)
+            found = await self.newest_between(partition, key, start, end)
+            if found is not None or start <= begin:
+                return found
+            look *= 8
+
+    async def newest_between(self, partition: int, key: bytes, start: int, end: int) -> Checkpoint | None:
+        """The newest committed checkpoint of the key with an offset from `start` to before `end`."""
+        if start >= end:
+            return None
+        asked = TopicPartition(self._topic, partition)
+        value: bytes | None = None
+        self._consumer.assign([asked])
+        try:
+            self._consumer.seek(asked, start)
+            # The position passes the marker of a last transaction only with another call (aiokafka issue 911): hence a
+            # loop on the position, not on records.
+            while await self._consumer.position(asked) < end:
+                fetched: Sequence[Any] = (await self._consumer.getmany(asked, timeout_ms=100)).get(asked, ())
+                for record in fetched:
+                    if record.key == key and record.offset < end:
+                        value = record.value
+        finally:
+            self._consumer.unsubscribe()
+        return None if value is None else Checkpoint.from_bytes(value)
+
+
+async def close_quietly(*clients: CheckpointReader | Offsets) -> None:
+    """Disconnect readers; one that does not come to an end is left to the garbage collector."""
+    for client in clients:
+        try:
+            async with asyncio.timeout(2):
+                await client.close()
+        except (TimeoutError, kafka.KafkaError, OSError):
+            continue

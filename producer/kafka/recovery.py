@@ -1,0 +1,166 @@
+"""Which checkpoint a session may go on from: the recovered one if all it relies on still holds, a first one, or none."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from producer.errors import Misconfigured
+from producer.events import Noticed, Observer
+from producer.kafka.checkpoints import CheckpointReader, Offsets, close_quietly
+from producer.kafka.topics import Admin, Survey, inspect, plans
+from producer.model import Checkpoint
+from producer.settings import Settings
+
+
+async def prepare_topics(
+    settings: Settings, options: dict[str, Any], admin: Admin, key: bytes, *, first: bool, tell: Observer
+) -> Survey:
+    """See that the topics are there and safe; on a first start create those that are missing."""
+    survey = await admin.survey()
+    missing = [plan for plan in plans(settings.topics) if plan.name not in survey.topics]
+    needed = [plan.name for plan in missing if plan.name != settings.topics.dead_letters]
+    if needed:
+        if not first:
+            raise Misconfigured(
+                f"topic {' and topic '.join(needed)} disappeared while we ran",
+                hint="nothing was lost here: restore the topic, or use `zendesk-producer checkpoint set` to start over",
+            )
+        await _refuse_to_start_over(settings, options, survey, key, needed)
+        if not settings.kafka.create_topics:
+            raise Misconfigured(
+                f"topic {' and topic '.join(needed)} does not exist, and kafka.create_topics is off",
+                hint="run `zendesk-producer topics create` with the rights to",
+            )
+        for warning in await admin.create(missing, survey.brokers):
+            tell(Noticed("replication", warning))
+        while not all(name in survey.topics for name in needed):
+            await asyncio.sleep(
+                0.05
+            )  # until the brokers know what the controller has created; the caller has a deadline
+            survey = await admin.survey()
+    elif first:
+        errors, warnings = inspect(
+            settings.topics, survey, await admin.configs(settings.topics.tickets, settings.topics.checkpoints)
+        )
+        if errors:
+            raise Misconfigured("; ".join(errors))
+        for warning in warnings:
+            tell(Noticed("topic", warning))
+    return survey
+
+
+async def _refuse_to_start_over(
+    settings: Settings, options: dict[str, Any], survey: Survey, key: bytes, missing: Sequence[str]
+) -> None:
+    """Before topics are created: there must be neither a checkpoint (tickets gone) nor tickets (checkpoint gone)."""
+    if (topic := survey.topics.get(settings.topics.checkpoints)) is not None:
+        reader, offsets = CheckpointReader(options, topic.name), Offsets(options)
+        try:
+            await reader.start()
+            await offsets.start()
+            for partition, end in enumerate(await offsets.high_watermarks(topic.name, topic.partitions)):
+                if await reader.newest(partition, key, end) is not None:
+                    raise Misconfigured(
+                        f"topic {' and topic '.join(missing)} does not exist, but {topic.name} holds a checkpoint of "
+                        f"{key.decode()}: the tickets were deleted, or topics.tickets has changed",
+                        hint="restore the name or the topic; to publish everything again use `zendesk-producer checkpoint set`",
+                    )
+        finally:
+            await close_quietly(reader, offsets)
+    elif (topic := survey.topics.get(settings.topics.tickets)) is not None:
+        offsets = Offsets(options)
+        try:
+            await offsets.start()
+            if any(await offsets.high_watermarks(topic.name, topic.partitions)):
+                raise _lost_checkpoint(settings, key)
+        finally:
+            await close_quietly(offsets)
+
+
+async def first_checkpoint(
+    settings: Settings, survey: Survey, reader: CheckpointReader, offsets: Offsets, key: bytes, stream: str
+) -> Checkpoint:
+    """The checkpoint of an account that never had one (collision 2: only into an empty topic)."""
+    topic = survey.topics[settings.topics.checkpoints]
+    for partition, end in enumerate(await offsets.high_watermarks(topic.name, topic.partitions)):
+        if await reader.newest(partition, key, end) is not None:
+            raise Misconfigured(
+                f"the checkpoint of {key.decode()} is in partition {partition} of {topic.name}, where it does not belong: the "
+                f"topic has been given more partitions (now {topic.partitions})",
+                hint="write it anew with `zendesk-producer checkpoint set`",
+            )
+    tickets = survey.topics[settings.topics.tickets]
+    ends = await offsets.high_watermarks(tickets.name, tickets.partitions)
+    if any(ends):
+        raise _lost_checkpoint(settings, key)
+    start_time = _start_time(settings)
+    return Checkpoint(
+        account=settings.zendesk.subdomain,
+        stream=stream,
+        tickets_topic=tickets.name,
+        dead_letters_topic=settings.topics.dead_letters,
+        checkpoints_topic=topic.name,
+        checkpoints_partitions=topic.partitions,
+        ends=ends,
+        generation=1,
+        seq=0,
+        instance="",
+        start=start_time,
+        end_time=start_time,
+    )
+
+
+async def accept(settings: Settings, survey: Survey, offsets: Offsets, found: Checkpoint) -> Checkpoint:
+    """The recovered checkpoint, if everything that it relies on still holds (collision 3)."""
+    if found.cursor is not None:
+        raise Misconfigured(
+            "the checkpoint holds a cursor of the cursor export, which this program does not know",
+            hint=f"run the newer program that wrote it ({found.program})",
+        )
+    tickets, checkpoints = survey.topics[settings.topics.tickets], survey.topics[settings.topics.checkpoints]
+    for what, now, then in (
+        ("topics.tickets", tickets.name, found.tickets_topic),
+        (f"the number of partitions of {tickets.name}", tickets.partitions, len(found.ends)),
+        (f"the number of partitions of {checkpoints.name}", checkpoints.partitions, found.checkpoints_partitions),
+    ):
+        if now != then:
+            raise Misconfigured(
+                f"{what} was {then} when the checkpoint was written and is {now} now: tickets of one key would come apart",
+                hint="change it back, or accept the new topic with `zendesk-producer checkpoint set`",
+            )
+    for last_try in (False, True):
+        ends = await offsets.high_watermarks(tickets.name, tickets.partitions)
+        short = [p for p, (now, then) in enumerate(zip(ends, found.ends, strict=True)) if now < then]
+        if not short:
+            break
+        if last_try:
+            p = short[0]
+            raise Misconfigured(
+                f"topic {tickets.name} was created anew or truncated: partition {p} ends at {ends[p]}, but our last append "
+                f"ended at {found.ends[p]}",
+                hint="restore it, or use `zendesk-producer checkpoint set` to go on or to start over",
+            )
+        await asyncio.sleep(1)  # a new leader may learn the high watermark a moment late
+    if found.end_time is None or (found.seq == 0 and settings.zendesk.start_time is not None):
+        start_time = _start_time(settings)
+        return found.replace(start=start_time, end_time=start_time, boundary={})
+    return found
+
+
+def _start_time(settings: Settings) -> int:
+    if settings.zendesk.start_time is None:
+        raise Misconfigured(
+            f"there is no checkpoint of {settings.zendesk.subdomain}/tickets yet, and zendesk.start_time is not set",
+            hint="say where to begin: 0 or 1970-01-01T00:00:00Z for everything, or a date such as 2026-01-01T00:00:00Z",
+        )
+    return settings.zendesk.start_time
+
+
+def _lost_checkpoint(settings: Settings, key: bytes) -> Misconfigured:
+    return Misconfigured(
+        f"topic {settings.topics.tickets} holds records, but {settings.topics.checkpoints} no checkpoint of {key.decode()}: "
+        "going on would publish everything again",
+        hint="say where to go on with `zendesk-producer checkpoint set`, or use an empty topic",
+    )

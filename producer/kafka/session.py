@@ -1,0 +1,233 @@
+"""The protocol: fence, recover, then commit each page together with the checkpoint that covers it.
+
+Why this is enough for exactly once (design, D1-D4, D10):
+
+1. A page and the checkpoint behind it are one transaction: whoever sees one sees the other.
+2. A session builds only on a checkpoint that it has read *after* fencing. `start` of the transactional id returns only
+   when the predecessor's last transaction is decided, and from then on no older instance can commit. So what is read is
+   what is true, and it stays true until we commit. The other way round (read, then fence) a predecessor may commit
+   between the two, and its page is published again.
+3. The checkpoint is read up to the high watermark, not up to what happens to be visible.
+4. A transaction begins only after every record of the one before is known to be committed by exactly one EndTxn; after
+   any doubt the session ends, and the next one goes back to 2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+from aiokafka import errors as kafka
+from aiokafka.structs import RecordMetadata
+
+from producer import __version__
+from producer.errors import Fenced, Misconfigured, SessionOver, Unpublishable
+from producer.events import Observer, Opened
+from producer.kafka.batches import Batch, batches_by_partition, partition_of, record_size
+from producer.kafka.checkpoints import CheckpointReader, Offsets, checkpoint_key, close_quietly
+from producer.kafka.connection import client_options, why_unreachable
+from producer.kafka.failures import within
+from producer.kafka.recovery import accept, first_checkpoint, prepare_topics
+from producer.kafka.topics import open_admin
+from producer.kafka.transactions import TRANSACTION_TIMEOUT_MS, TransactionalProducer
+from producer.model import Checkpoint, Record
+from producer.settings import Settings
+
+# Seconds. A read to the high watermark, or a start, may have to wait until the broker itself ends a transaction.
+_ASK = 30.0
+_FENCE = _RECOVER = TRANSACTION_TIMEOUT_MS / 1000 + 30
+COMMIT = 40.0
+HEARTBEAT = 6 * 3600.0
+"""Seconds after which a checkpoint is written although nothing changed: the broker forgets a transactional id after 7 days."""
+
+
+class Session:
+    """One epoch of the account's transactional id, with the checkpoint it was opened on. Use `open_session`."""
+
+    def __init__(
+        self,
+        producer: TransactionalProducer,
+        reader: CheckpointReader,
+        checkpoint: Checkpoint,
+        partition: int,
+        stable_end: int,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.committed_pages = 0
+        self._producer = producer
+        self._reader = reader
+        self._partition = partition
+        self._key = checkpoint_key(checkpoint.account, checkpoint.stream)
+        self._stable_end = self._checkpoint_end = stable_end
+        self._committed_at = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether the checkpoint is to be written again although nothing changed."""
+        return time.monotonic() - self._committed_at > HEARTBEAT
+
+    async def check(self) -> None:
+        """Whether we still hold the account, without disturbing whoever else may.
+
+        Raises:
+            Fenced: the newest committed checkpoint names another instance or a higher generation.
+            SessionOver: Kafka does not answer, or the checkpoint topic is not what it was.
+        """
+        async with within(_ASK, "read the checkpoint topic"):
+            end = await self._reader.stable_end(self._partition)
+            if end < self._stable_end:
+                raise SessionOver("the checkpoint topic has become shorter: it was truncated or created anew")
+            # Ours alone since our last commit: its record and its marker, nothing to read. Else see what there is.
+            newest = None
+            if end not in (self._stable_end, self._checkpoint_end):
+                newest = await self._reader.newest_between(self._partition, self._key, self._stable_end, end)
+            self._stable_end = end
+        if newest is not None:
+            raise_if_fenced(self.checkpoint, newest)
+
+    async def commit(self, records: Sequence[Record], successor: Checkpoint) -> Checkpoint:
+        """Append the records and the checkpoint in one transaction; answers the checkpoint as it was committed.
+
+        The tickets' acknowledgements come first, and every one of them is awaited: the checkpoint carries their offsets,
+        and a record that the broker refused must not be committed over.
+
+        Raises:
+            Unpublishable: the broker refused a record for its size.
+            Misconfigured: the tickets topic was created anew while we ran: an append came before our last one.
+            SessionOver: anything else; whether the page is committed, only the next session can tell.
+        """
+        if self._producer.worn:
+            raise SessionOver("a request got no answer: a later transaction needs a new session")
+        doing = f"commit page {successor.generation}/{successor.seq}"
+        async with within(COMMIT, doing):
+            await self._producer.begin()
+            ends = await self._append(records, successor)
+            committed = successor.replace(
+                ends=ends,
+                instance=self.checkpoint.instance,
+                written_at=datetime.now(UTC).isoformat(timespec="seconds"),
+                program=f"zendesk-producer {__version__}",
+            )
+            record = Record(self._key, committed.to_bytes(), [])
+            (future,) = await self._producer.send(committed.checkpoints_topic, self._partition, [[record]])
+            offset = (await future).offset
+            if 0 <= offset < self._stable_end:
+                raise SessionOver("the checkpoint topic has become shorter: it was truncated or created anew")
+            await self._producer.commit()
+        self._checkpoint_end = offset + 2  # the record and the transaction's marker
+        self._committed_at = time.monotonic()
+        self.checkpoint = committed
+        self.committed_pages += bool(records)
+        return committed
+
+    async def _append(self, records: Sequence[Record], successor: Checkpoint) -> tuple[int, ...]:
+        topic, ends = successor.tickets_topic, list(successor.ends)
+        sent: list[tuple[int, Batch, asyncio.Future[RecordMetadata]]] = []
+        for partition, batches in batches_by_partition(records, len(ends)).items():
+            futures = await self._producer.send(topic, partition, batches)
+            sent += [(partition, batch, future) for batch, future in zip(batches, futures, strict=True)]
+        outcomes = await asyncio.gather(*(future for _, _, future in sent), return_exceptions=True)
+        for (partition, batch, _), outcome in zip(sent, outcomes, strict=True):
+            if isinstance(outcome, kafka.MessageSizeTooLargeError | kafka.RecordListTooLargeError):
+                largest = max(batch, key=record_size)
+                raise Unpublishable(
+                    f"topic {topic} refused a batch as too large; its largest record is ticket {largest.key.decode()} "
+                    f"with {record_size(largest):,} bytes before compression",
+                    hint=f"raise max.message.bytes of topic {topic}",
+                )
+            if isinstance(outcome, BaseException):
+                raise outcome
+            if outcome.offset < 0:
+                continue  # written before, at an offset that the broker no longer knows: the old end stays true
+            if outcome.offset < ends[partition]:
+                raise Misconfigured(
+                    f"topic {topic} was created anew or truncated while we ran: partition {partition} appended at "
+                    f"{outcome.offset}, but our last append ended at {ends[partition]}",
+                    hint="nothing was committed; if the topic is meant to start over, use `zendesk-producer checkpoint set`",
+                )
+            ends[partition] = outcome.offset + len(batch)
+        return tuple(ends)
+
+
+def transactional_id(settings: Settings, stream: str) -> str:
+    """The lock on an account and stream: the same for every replica, and for nobody else."""
+    return f"zendesk-producer.{settings.topics.checkpoints}.{settings.zendesk.subdomain}.{stream}"
+
+
+def raise_if_fenced(ours: Checkpoint, newest: Checkpoint) -> None:
+    """Raise Fenced unless the newest committed checkpoint is one that we may go on from."""
+    if newest.generation > ours.generation:
+        raise Fenced(
+            f"the checkpoint was moved to generation {newest.generation} (ours is {ours.generation})",
+            holder=newest.instance,
+        )
+    if newest.instance != ours.instance:
+        raise Fenced(f"another instance holds {ours.account}/{ours.stream}: {newest.instance}", holder=newest.instance)
+
+
+@asynccontextmanager
+async def open_session(
+    settings: Settings, instance: str, held: Checkpoint | None, tell: Observer
+) -> AsyncIterator[Session]:
+    """Fence every other instance, recover the checkpoint, write our name into it, and hold the session while inside.
+
+    `held` is the last checkpoint that this process committed and still stands by (None at the start, and when it takes
+    over): a newer one of somebody else is then respected, not fenced. Leaving closes hard, whatever happened.
+
+    Raises:
+        Fenced: see `held`.
+        Misconfigured, Refused: topics, rights or the checkpoint need a person (design, collisions 2 and 3).
+        Unavailable, SessionOver: Kafka cannot be used now.
+    """
+    started = time.monotonic()
+    options = client_options(settings.kafka)
+    stream = "tickets"
+    account = settings.zendesk.subdomain
+    key = checkpoint_key(account, stream)
+    try:
+        async with within(_ASK, "list the topics"), open_admin(options) as admin:
+            survey = await prepare_topics(settings, options, admin, key, first=held is None, tell=tell)
+    except SessionOver as error:
+        if _unreachable(error):
+            raise await why_unreachable(settings.kafka) from None
+        raise
+    topic = survey.topics[settings.topics.checkpoints]
+    partition = partition_of(account.encode(), topic.partitions)
+    reader = CheckpointReader(options, topic.name)
+    offsets = Offsets(options)
+    producer = TransactionalProducer(options, transactional_id(settings, stream))
+    try:
+        async with within(_ASK, "connect"):
+            await reader.start()
+            await offsets.start()
+        if held is not None:
+            async with within(_ASK, "read the checkpoint"):
+                newest = await reader.newest(partition, key, await reader.stable_end(partition))
+            if newest is not None and newest.instance:
+                raise_if_fenced(held, newest)
+        async with within(_FENCE, f"take the lock {transactional_id(settings, stream)}"):
+            await producer.start()
+        async with within(
+            _RECOVER, f"read the checkpoint topic {topic.name} to its end (is a transaction left hanging?)"
+        ):
+            (end,) = (await offsets.high_watermarks(topic.name, topic.partitions))[partition : partition + 1]
+            recovered = await reader.newest(partition, key, end)
+            if recovered is None:
+                checkpoint = await first_checkpoint(settings, survey, reader, offsets, key, stream)
+            else:
+                checkpoint = await accept(settings, survey, offsets, recovered)
+            await producer.warm(checkpoint.tickets_topic, checkpoint.checkpoints_topic)
+        session = Session(producer, reader, checkpoint.replace(instance=instance), partition, end)
+        await session.commit([], session.checkpoint)
+        tell(Opened(session.checkpoint, time.monotonic() - started))
+        yield session
+    finally:
+        await producer.close()
+        await close_quietly(reader, offsets)
+
+
+def _unreachable(error: SessionOver) -> bool:
+    return isinstance(error.__cause__, kafka.KafkaConnectionError)

@@ -1,0 +1,118 @@
+"""Wraps one aiokafka producer so that what it cannot promise is never relied on.
+
+aiokafka 0.14 commits a transaction although some of its records failed, retries an EndTxn whose answer was lost (so that
+the late one may end a later transaction), and may wait for ever in nearly every call. Hence:
+
+- `send` hands back the futures, and whoever commits has awaited every one of them;
+- an EndTxn that got no answer kills the producer at once instead of being retried: what became of it, only the next
+  session knows, since its `start` fences this one first;
+- a Produce or AddPartitionsToTxn that got no answer marks the producer `worn`: the transaction may finish (idempotence
+  covers it), but there must be no other one after it;
+- `close` never asks the broker for anything.
+
+It reaches into private parts of aiokafka; tests/test_transactions.py holds them to what is assumed here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest
+from aiokafka.structs import RecordMetadata
+
+from producer.kafka.batches import BATCH_BYTES, Batch
+
+TRANSACTION_TIMEOUT_MS = 60_000
+"""How long a transaction of a killed instance may hold back the topic's readers."""
+
+_FAREWELL = 0.5
+
+
+class _OutcomeUnknown(Exception):
+    """No answer to an EndTxn. Not a KafkaError on purpose: those aiokafka swallows and tries again."""
+
+
+def _looked_at(future: asyncio.Future[RecordMetadata]) -> None:
+    """Keep asyncio from reporting a failure that nobody awaits any more because an earlier one ended the session."""
+    if not future.cancelled():
+        future.exception()
+
+
+class TransactionalProducer:
+    """One epoch of one transactional id. Never reused after an error."""
+
+    def __init__(self, options: dict[str, Any], transactional_id: str) -> None:
+        self.worn = False
+        self._producer = AIOKafkaProducer(
+            **options,
+            client_id=transactional_id,
+            transactional_id=transactional_id,
+            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+            compression_type="zstd",
+            max_batch_size=BATCH_BYTES,
+            max_request_size=2**31 - 1,  # per record; what is too large for the topic, the broker says
+        )
+        self._send = self._producer.client.send
+        self._producer.client.send = self._watched_send  # type: ignore[method-assign]
+
+    async def start(self) -> None:
+        """Fence every older producer of the id and wait until its last transaction is decided. No deadline of its own."""
+        await self._producer.start()
+
+    async def warm(self, *topics: str) -> None:
+        """Learn the topics' partitions before a transaction begins: `send_batch` must not wait for them inside one."""
+        for topic in topics:
+            await self._producer.client._wait_on_metadata(topic)
+
+    async def begin(self) -> None:
+        """Begin a transaction; the broker hears of it with the first record."""
+        await self._producer.begin_transaction()
+
+    async def send(self, topic: str, partition: int, batches: Sequence[Batch]) -> list[asyncio.Future[RecordMetadata]]:
+        """Hand over batches for one partition; the futures answer each one's base offset, -1 for "written before"."""
+        futures = []
+        for batch in batches:
+            builder = self._producer.create_batch()
+            for record in batch:
+                builder.append(key=record.key, value=record.value, timestamp=None, headers=record.headers)
+            builder.close()
+            future = await self._producer.send_batch(builder, topic, partition=partition)
+            future.add_done_callback(_looked_at)
+            futures.append(future)
+        return futures
+
+    async def commit(self) -> None:
+        """Commit. Only after every future of the transaction was awaited: aiokafka itself does not look at them."""
+        await self._producer.commit_transaction()
+
+    async def close(self) -> None:
+        """Drop every connection and task, at once. An open transaction is ended by the next session, or by the broker."""
+        sender, client = self._producer._sender.sender_task, self._producer.client
+        tasks = [task for task in (sender, client._sync_task) if task is not None]
+        for task in tasks:
+            task.cancel()
+        for connection in list(client._conns.values()):
+            connection.close()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_FAREWELL)
+        for task in tasks:
+            if task.done() and not task.cancelled():
+                with contextlib.suppress(BaseException):
+                    task.result()  # looked at, so that nobody logs it as forgotten
+        client._sync_task = None
+        self._producer._closed = True
+
+    async def _watched_send(self, node_id: Any, request: Any, **kwargs: Any) -> Any:
+        try:
+            return await self._send(node_id, request, **kwargs)  # type: ignore[no-untyped-call]
+        except Exception as error:
+            if isinstance(request, EndTxnRequest):
+                raise _OutcomeUnknown("no answer to the end of the transaction") from error
+            if isinstance(request, ProduceRequest | AddPartitionsToTxnRequest):
+                self.worn = True
+            raise

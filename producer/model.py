@@ -1,0 +1,243 @@
+"""The nouns that travel: Version, Page, Position, Record, Checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import orjson
+
+from producer.errors import Misconfigured
+
+FORMAT = 1
+"""Of a checkpoint that this program writes, and the newest that it reads."""
+
+Headers = list[tuple[str, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of one ticket, as the export showed it.
+
+    `stamp` is its `generated_timestamp` (Unix seconds), `digest` the H of the design: the first 16 hexadecimal digits of
+    the SHA-256 of `value`, which holds the ticket's exact bytes. `updated_at` is Zendesk's text for it, or None.
+    """
+
+    id: int
+    stamp: int
+    digest: str
+    value: bytes = field(repr=False)
+    deleted: bool = False
+    updated_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the boundary map remembers of a ticket: its stamp, the H of its bytes, and a digest of its canonical content."""
+
+    stamp: int
+    digest: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where in an account's export we are: every row stamped before `end_time` is handled, and so are those of `boundary`.
+
+    `boundary` maps the id of each ticket handled at or after `end_time` to what we handled (design, D7).
+    """
+
+    end_time: int
+    boundary: Mapping[int, Seen] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One answer of the export, less what was handled before.
+
+    `versions` are new since the position that was asked for, in the order of the answer; once they are safe, the account
+    is at `position`. `caught_up`: the API had no more to give. `rows` and `size` (decompressed bytes) are of the whole
+    answer; `repeated` rows were handled before, `stale` ones are older than a version of the same ticket already handled,
+    and `unstamped` ones came without a `generated_timestamp`. `server_time` is the API's clock (Unix seconds) if it told.
+    """
+
+    versions: tuple[Version, ...]
+    position: Position
+    caught_up: bool
+    rows: int = 0
+    size: int = 0
+    repeated: int = 0
+    stale: int = 0
+    unstamped: int = 0
+    server_time: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One Kafka message for one partition of a topic. A `value` of None is a tombstone."""
+
+    key: bytes
+    value: bytes | None
+    headers: Headers
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The record of the checkpoint topic: where an account's stream is, and what must hold for that to be true.
+
+    Written in the same transaction as the page that it covers. The fields are those of the design, section 4; `ends`
+    has, per partition of the tickets topic, the offset after our last append. `end_time` is None after a
+    `checkpoint reset`. `unknown` keeps the fields of newer programs, so that writing them back loses nothing.
+    """
+
+    account: str
+    stream: str
+    tickets_topic: str
+    dead_letters_topic: str
+    checkpoints_topic: str
+    checkpoints_partitions: int
+    ends: tuple[int, ...]
+    generation: int
+    seq: int
+    instance: str
+    start: int
+    end_time: int | None
+    boundary: Mapping[int, Seen] = field(default_factory=dict, repr=False)
+    skipped: tuple[tuple[int, int], ...] = ()
+    caught_up: tuple[float, int] | None = None
+    cursor: Any = None
+    written_at: str = ""
+    program: str = ""
+    unknown: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def position(self) -> Position:
+        """What the source needs to go on. Raises ValueError on a checkpoint without a position."""
+        if self.end_time is None:
+            raise ValueError("this checkpoint holds no position")
+        return Position(self.end_time, self.boundary)
+
+    def after(self, page: Page) -> Self:
+        """The checkpoint that covers the page. `seq` counts pages with records only, so that it has no gaps in the topic."""
+        end_time = page.position.end_time
+        return self.replace(
+            seq=self.seq + bool(page.versions),
+            end_time=end_time,
+            boundary=page.position.boundary,
+            skipped=_less(self.skipped, self.position.end_time, end_time),
+            caught_up=(page.server_time, end_time) if page.caught_up and page.server_time else self.caught_up,
+        )
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def to_bytes(self) -> bytes:
+        """The record's value: JSON, format 1."""
+        position = [self.generation, self.end_time, self.seq]
+        known = {
+            "format": FORMAT,
+            "min_reader": 1,
+            "account": self.account,
+            "stream": self.stream,
+            "tickets": {"topic": self.tickets_topic, "partitions": len(self.ends), "ends": self.ends},
+            "dead_letters": {"topic": self.dead_letters_topic},
+            "checkpoints": {"topic": self.checkpoints_topic, "partitions": self.checkpoints_partitions},
+            "generation": self.generation,
+            "seq": self.seq,
+            "instance": self.instance,
+            "from": self.start,
+            "skipped": self.skipped,
+            "end_time": self.end_time,
+            "cursor": self.cursor,
+            "boundary": {str(id_): (seen.stamp, seen.digest, seen.content) for id_, seen in self.boundary.items()},
+            "caught_up": None
+            if self.caught_up is None
+            else {"server_time": self.caught_up[0], "position": self.caught_up[1], "for": position},
+            "written_at": self.written_at,
+            "program": self.program,
+        }
+        return orjson.dumps({**self.unknown, **known})
+
+    @classmethod
+    def from_bytes(cls, value: bytes) -> Self:
+        """Read a record's value.
+
+        Raises:
+            Misconfigured: it is no checkpoint, or one that only a newer program understands.
+        """
+        try:
+            raw = orjson.loads(value)
+            if not isinstance(raw, dict):
+                raise TypeError("not an object")
+            if raw["min_reader"] > FORMAT:
+                raise Misconfigured(
+                    f"the checkpoint has format {raw['format']} and needs a reader of format {raw['min_reader']} or newer; "
+                    f"this program reads {FORMAT}",
+                    hint=f"run the newer program that wrote it ({raw.get('program', 'unknown')})",
+                )
+            return cls._from_fields(raw)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Misconfigured(
+                f"the checkpoint record cannot be read ({type(error).__name__}: {error}); it begins {value[:80]!r}",
+                hint="nothing was published; look with `zendesk-producer checkpoint show`, mend with `checkpoint set`",
+            ) from error
+
+    @classmethod
+    def _from_fields(cls, raw: dict[str, Any]) -> Self:
+        ends = tuple(_integer(end) for end in raw["tickets"]["ends"])
+        if len(ends) != raw["tickets"]["partitions"]:
+            raise ValueError("as many ends as partitions expected")
+        end_time = None if raw["end_time"] is None else _integer(raw["end_time"])
+        generation, seq = _integer(raw["generation"]), _integer(raw["seq"])
+        caught_up = raw.get("caught_up")
+        if caught_up is not None and caught_up["for"] != [generation, end_time, seq]:
+            caught_up = None  # written for another position by a program that did not know the field
+        return cls(
+            account=str(raw["account"]),
+            stream=str(raw["stream"]),
+            tickets_topic=str(raw["tickets"]["topic"]),
+            dead_letters_topic=str(raw["dead_letters"]["topic"]),
+            checkpoints_topic=str(raw["checkpoints"]["topic"]),
+            checkpoints_partitions=_integer(raw["checkpoints"]["partitions"]),
+            ends=ends,
+            generation=generation,
+            seq=seq,
+            instance=str(raw["instance"]),
+            start=_integer(raw["from"]),
+            end_time=end_time,
+            boundary={
+                int(id_): Seen(_integer(stamp), str(digest), str(content))
+                for id_, (stamp, digest, content) in raw["boundary"].items()
+            },
+            skipped=tuple((_integer(low), _integer(high)) for low, high in raw["skipped"]),
+            caught_up=None if caught_up is None else (float(caught_up["server_time"]), _integer(caught_up["position"])),
+            cursor=raw["cursor"],
+            written_at=str(raw["written_at"]),
+            program=str(raw["program"]),
+            unknown={name: raw[name] for name in raw.keys() - _KNOWN},
+        )
+
+
+_KNOWN = frozenset(
+    "format min_reader account stream tickets dead_letters checkpoints generation seq instance from skipped end_time cursor "
+    "boundary caught_up written_at program".split()
+)
+
+
+def _less(intervals: tuple[tuple[int, int], ...], low: int, high: int) -> tuple[tuple[int, int], ...]:
+    """The intervals without what lies from `low` to before `high`: it has been read now."""
+    return tuple(
+        part
+        for start, end in intervals
+        for part in ((start, min(end, low)), (max(start, high), end))
+        if part[0] < part[1]
+    )
+
+
+def _integer(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"an integer expected, not {value!r:.40}")
+    return value

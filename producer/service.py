@@ -1,0 +1,106 @@
+"""The story: open (fence, recover), fetch, commit, wait; and when something fails, begin again."""
+
+from __future__ import annotations
+
+import time
+
+from producer.errors import Blocked, Fenced, Retriable, SessionOver, Stopping
+from producer.events import CaughtUp, Committed, Fetched, Observer, Started, Stopped
+from producer.kafka.session import Session, open_session
+from producer.model import Checkpoint
+from producer.records import to_records
+from producer.retry import Setbacks
+from producer.settings import Settings
+from producer.stop import Stop
+from producer.zendesk.budget import Budget
+from producer.zendesk.client import open_client
+from producer.zendesk.time_export import TimeExport, open_time_export
+
+
+async def run(
+    settings: Settings,
+    stop: Stop,
+    tell: Observer,
+    *,
+    instance: str,
+    once: bool = False,
+    give_up_after: float | None = None,
+) -> None:
+    """Publish until asked to stop, or with `once` until caught up and committed.
+
+    Whatever goes wrong outside ends the session and no more: the next one reads the checkpoint and goes on from there.
+
+    Raises:
+        Refused, Misconfigured: only a person can mend it.
+        Unavailable: no page was committed for `give_up_after` seconds (None: wait for ever).
+    """
+    tell(Started(settings.zendesk.subdomain, instance, _summary(settings)))
+    setbacks = Setbacks(settings.kafka.standby_seconds, give_up_after, tell)
+    held: Checkpoint | None = None
+    error: BaseException | None = None
+    try:
+        async with open_client(settings, tell) as client:
+            budget = Budget(settings.zendesk.requests_per_minute, stop, tell)
+            while not stop.is_set():
+                session: Session | None = None
+                try:
+                    async with (
+                        open_session(settings, instance, held, tell) as session,
+                        open_time_export(
+                            client, budget, settings.zendesk.page_size, session.check, stop, tell
+                        ) as source,
+                    ):
+                        await pump(source, session, settings, stop, tell, once=once)
+                        return
+                except Stopping:
+                    return
+                except (SessionOver, Retriable, Blocked) as failure:
+                    wait = setbacks.after(failure, committed=session is not None and session.committed_pages > 0)
+                    taken_over = isinstance(failure, Fenced)
+                finally:
+                    held = session.checkpoint if session else held
+                await stop.sleep(wait)
+                if taken_over:
+                    held = None  # whoever fenced us has had its time: now we fence
+    except BaseException as caught:
+        error = caught
+        raise
+    finally:
+        tell(Stopped(held, error))
+
+
+async def pump(
+    source: TimeExport, session: Session, settings: Settings, stop: Stop, tell: Observer, *, once: bool
+) -> None:
+    """The main loop: one page, one transaction. Ends when asked to stop, with `once` when caught up."""
+    while not stop.is_set():
+        checkpoint = session.checkpoint
+        page = await stop.cut_short(source.fetch(checkpoint.position))
+        tell(Fetched(page))
+        if page.versions or page.position != checkpoint.position or session.due:
+            successor = checkpoint.after(page)
+            records = to_records(
+                page.versions,
+                account=successor.account,
+                generation=successor.generation,
+                seq=successor.seq,
+                tombstones=settings.tickets.tombstones,
+            )
+            started = time.monotonic()
+            checkpoint = await session.commit(records, successor)
+            size = sum(len(version.value) for version in page.versions)
+            tell(Committed(page, checkpoint, len(records), size, time.monotonic() - started))
+        if page.caught_up:
+            if once:
+                return
+            tell(CaughtUp(checkpoint, page.server_time, settings.zendesk.poll_interval))
+            await stop.sleep(settings.zendesk.poll_interval)
+
+
+def _summary(settings: Settings) -> dict[str, str]:
+    return {
+        "source": settings.zendesk.base_url,
+        "kafka": ",".join(settings.kafka.bootstrap_servers),
+        "topic": settings.topics.tickets,
+        "requests_per_minute": f"{settings.zendesk.requests_per_minute:g}",
+    }

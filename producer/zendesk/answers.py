@@ -1,0 +1,113 @@
+"""Judges an answer that is not a page: which error it is, and what a person must see of it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Mapping
+from email.utils import parsedate_to_datetime
+
+from producer.errors import (
+    BadAnswer,
+    Misconfigured,
+    ProducerError,
+    Refused,
+    Throttled,
+    TooSlow,
+    Unavailable,
+)
+
+MAX_RETRY_AFTER = 3600.0
+"""Seconds; a longer `Retry-After` is taken for a mistake and asked about again after this long."""
+
+_TELLING = (
+    "retry-after",
+    "www-authenticate",
+    "location",
+    "content-type",
+    "x-zendesk-api-warn",
+    "zendesk-ratelimit-incremental-exports",
+    "x-rate-limit-remaining",
+    "ratelimit-reset",
+)
+_TOO_RECENT = re.compile(r"StartTimeTooRecent|Too recent start_time", re.IGNORECASE)
+
+
+def too_recent(status: int, body: str) -> bool:
+    """Whether the answer says that `start_time` is too young to be asked for: the account is caught up.
+
+    Three generations of the API say it in three ways: 422 with plain text, 422 with JSON, 400 with JSON.
+    """
+    return status in (400, 422) and _TOO_RECENT.search(body) is not None
+
+
+def judge(status: int, headers: Mapping[str, str], body: str, secrets: Iterable[str]) -> ProducerError:
+    """The error that an answer of status 300 or more stands for, with all that helps and no secret in it.
+
+    `body` is the start of the answer's text. The envelopes of the API's errors differ too much to be parsed
+    (`error` as text or object, `errors`, plain text, HTML): classes follow from the status, wording from the body.
+    """
+    shown = _describe(status, headers, body, secrets)
+    if status == 429:
+        return Throttled(shown, retry_after=retry_after(headers))
+    if status == 504:
+        return TooSlow(shown, hint="the page takes the API too long to build: lower zendesk.page_size")
+    if status in (408, 409, 425) or status >= 500:
+        return Unavailable(shown, retry_after=retry_after(headers))
+    if status == 401:
+        return Refused(
+            shown, hint="check zendesk.access_token, or zendesk.email with zendesk.api_token or zendesk.password"
+        )
+    if status == 403:
+        return Refused(
+            shown,
+            hint="incremental exports need an admin, and a token with the scope tickets:read (or read); "
+            "a plan or an IP restriction can refuse too",
+        )
+    if status == 404:
+        return Misconfigured(shown, hint="check zendesk.subdomain (and zendesk.base_url where it is set)")
+    if status < 400:
+        return BadAnswer(
+            shown, hint="redirects are not followed with credentials: check zendesk.subdomain and zendesk.base_url"
+        )
+    return BadAnswer(shown)
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait by `Retry-After`, in either of its forms (RFC 9110, 10.2.3); None when absent or unreadable.
+
+    A date is read against the same answer's `Date`, so that a wrong local clock does not matter.
+    """
+    value = headers.get("Retry-After", "").strip()
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            until = parsedate_to_datetime(value).timestamp()
+            now = parsedate_to_datetime(headers["Date"]).timestamp() if "Date" in headers else time.time()
+        except ValueError:
+            return None
+        seconds = until - now
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER) if seconds == seconds else None  # a NaN is no number of seconds
+
+
+def redact(text: str, secrets: Iterable[str]) -> str:
+    """The text without any secret that the far end may have echoed."""
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "***")
+    return text
+
+
+def _describe(status: int, headers: Mapping[str, str], body: str, secrets: Iterable[str]) -> str:
+    told = [f"{name}: {headers[name]}" for name in _TELLING if name in headers]
+    if request := headers.get("x-request-id"):
+        told.append(f"x-request-id: {request}")
+    text = redact(" ".join(body.split())[:500], secrets)
+    return (
+        f"Zendesk answered {status}"
+        + (f" ({redact('; '.join(told), secrets)})" if told else "")
+        + f": {text or 'no body'}"
+    )
