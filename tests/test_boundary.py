@@ -209,7 +209,9 @@ def test_other_content_under_the_same_stamp_is_a_new_version() -> None:
 def test_numbers_are_compared_as_they_were_written() -> None:
     assert content_digest(b'{"a":1.0}') != content_digest(b'{"a":1}')
     assert content_digest(b'{"a":1e400}') != content_digest(b'{"a":2e400}')
-    assert content_digest(b'{"a":123456789012345678901234567890}') != content_digest(b'{"a":123456789012345678901234567891}')
+    assert content_digest(b'{"a":123456789012345678901234567890}') != content_digest(
+        b'{"a":123456789012345678901234567891}'
+    )
     assert content_digest(b'{ "b":2, "a":[1.50, {}] }') == content_digest(b'{"a":[1.50,{}],"b":2}')
 
 

@@ -110,6 +110,9 @@ class Client:
                     f"status 200, but {kind} instead of JSON: {start or 'no body'}",
                     hint="something between here and Zendesk answers in its place: check zendesk.base_url and zendesk.proxy",
                 )
+            if not body.rstrip().endswith(b"}"):
+                # A gzip stream that is cut inside whole chunks: aiohttp notices nothing.
+                raise Unavailable(f"the answer is cut short after {len(body):,} bytes")
             return Answer(bytes(body), server_time, headers)
         text = bytes(body[:_ERROR_BODY]).decode("utf-8", "replace")
         if answers.too_recent(response.status, text):
@@ -132,6 +135,8 @@ async def open_client(settings: Settings, tell: Observer) -> AsyncIterator[Clien
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
     ) as session:
+        # Left on, aiohttp asks a second time by itself when a connection drops: past the budget, and seen by nobody.
+        session._retry_connection = False
         yield Client(settings, session, tell)
 
 

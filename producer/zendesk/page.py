@@ -105,6 +105,4 @@ def _diagnose(body: bytes, error: Exception) -> str:
         return "a ticket is nested too deep (over about 1,000 levels)"
     if _LONE_SURROGATE.search(body):
         return f"a string holds a lone surrogate, which is no Unicode text ({text})"
-    if not body.rstrip().endswith(b"}"):
-        return f"it is cut short after {len(body):,} bytes ({text}); it begins {start!r}"
     return f"{text}; it begins {start!r}"

@@ -1,0 +1,288 @@
+"""The pretend Zendesk over HTTP: the export under `/api`, and the truth about it under `/simulator`."""
+
+import asyncio
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from email.utils import formatdate
+from functools import partial
+from hashlib import blake2b
+from itertools import islice
+from time import perf_counter
+from typing import Any, Final, Self
+from urllib.parse import urlencode
+
+import orjson
+from aiohttp import web
+
+from producer.sandbox.zendesk import answers, spoil
+from producer.sandbox.zendesk.access import Credentials, refusal
+from producer.sandbox.zendesk.account import Account
+from producer.sandbox.zendesk.answers import Answer
+from producer.sandbox.zendesk.changes import KINDS, Changes
+from producer.sandbox.zendesk.clock import Clock
+from producer.sandbox.zendesk.export import MAX_PER_PAGE, Export, Page, Rules
+from producer.sandbox.zendesk.faults import Fault, Scenario
+from producer.sandbox.zendesk.limits import Bucket, Buckets, Limits
+from producer.sandbox.zendesk.wire import deliver
+
+_EXPORT_PATHS: Final = ("/api/v2/incremental/tickets", "/api/v2/incremental/tickets.json")
+_SAMPLE_PATHS: Final = ("/api/v2/incremental/tickets/sample", "/api/v2/incremental/tickets/sample.json")
+_TRUTH_BLOCK = 200  # lines rendered between two looks at other requests
+_STARTED = web.RequestKey("started", float)
+_REQUEST_ID = web.RequestKey("request_id", str)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One request to the API and what it got. `number` counts from 1, `at` is simulated Unix seconds.
+
+    `start_time` and `per_page` are None when not sent or not numbers, `status` when the connection was reset before it.
+    """
+
+    number: int
+    at: float
+    path: str
+    start_time: int | None
+    per_page: int | None
+    status: int | None
+    tickets: int
+    end_time: int | None
+    end_of_stream: bool | None
+    request_id: str
+    fault: str | None
+
+
+class Simulator:
+    """A faithful far end on loopback: `async with Simulator(account, clock=clock) as server`.
+
+    Without `credentials` any well-formed Basic or Bearer login is accepted. The answers' Date is the clock's now plus
+    `date_skew` seconds, or missing without `send_date`. `port` 0 takes a free one.
+    """
+
+    def __init__(
+        self,
+        account: Account,
+        *,
+        clock: Clock,
+        credentials: Credentials | None = None,
+        limits: Limits | None = None,
+        scenario: Scenario | None = None,
+        rules: Rules | None = None,
+        date_skew: float = 0.0,
+        send_date: bool = True,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
+        self.account = account
+        self.clock = clock
+        self.changes = Changes(account, clock)
+        self.journal: list[Served] = []
+        self.base_url = ""
+        self._credentials = credentials
+        self._scenario = scenario or Scenario()
+        self._rules = rules or Rules()
+        self._export = Export(account, self._rules)
+        self._buckets = Buckets(limits or Limits(), clock)
+        self._date_skew = date_skew
+        self._send_date = send_date
+        self._host = host
+        self._port = port
+        self._stopping = asyncio.Event()
+
+        app = web.Application()
+        app.router.add_get("/simulator", self._summary)
+        app.router.add_get("/simulator/truth", self._truth)
+        app.router.add_get("/simulator/journal", self._journal)
+        app.router.add_get("/simulator/clock", self._time)
+        app.router.add_post("/simulator/changes", self._change)
+        app.router.add_route("*", "/{path:.*}", self._api)
+        app.on_response_prepare.append(self._sign)
+        # A handler whose client has gone is cancelled, so that a stalled body does not outlive its reader.
+        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=2.0)
+
+    async def __aenter__(self) -> Self:
+        """Listen. Raises OSError when the port is taken."""
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, self._host, self._port).start()
+        except OSError:
+            await self._runner.cleanup()
+            raise
+        host, port = self._runner.addresses[0][:2]
+        self.base_url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stopping.set()
+        await self._runner.cleanup()
+
+    async def _api(self, request: web.Request) -> web.StreamResponse:
+        """One request to Zendesk: met by a fault, or answered and perhaps broken on the way."""
+        request[_STARTED] = perf_counter()
+        request[_REQUEST_ID] = str(uuid.uuid4())
+        number = len(self.journal) + 1
+        per_page = _integer(request.query.get("per_page"))
+        asked = MAX_PER_PAGE if per_page is None else min(per_page, MAX_PER_PAGE)
+        answer = self._answer(request)
+        page = answer if isinstance(answer, Page) else None
+        fault = self._scenario.meet(number, asked, refused=page is None)
+        if fault is not None and fault.name in answers.FAULTS:
+            answer, page = answers.FAULTS[fault.name](self._retry_after(fault)), None
+        if isinstance(answer, Page):
+            spoiled = None if fault is None else spoil.FAULTS.get(fault.name)
+            body = answer.to_bytes() if fault is None or spoiled is None else spoiled(answer, fault.key)
+            answer = Answer(200, body, headers={"ETag": f'W/"{blake2b(body, digest_size=16).hexdigest()}"'})
+        self.journal.append(
+            Served(
+                number=number,
+                at=self.clock.now(),
+                path=request.path,
+                start_time=_integer(request.query.get("start_time")),
+                per_page=per_page,
+                status=None if fault is not None and fault.name == "reset_before_headers" else answer.status,
+                tickets=0 if page is None else len(page.tickets),
+                end_time=None if page is None else page.end_time,
+                end_of_stream=None if page is None else page.end_of_stream,
+                request_id=request[_REQUEST_ID],
+                fault=None if fault is None else fault.name,
+            )
+        )
+        return await deliver(request, answer, fault, self._stopping)
+
+    def _answer(self, request: web.Request) -> Page | Answer:
+        """What Zendesk says: is it you, is there such a path, is it your turn, do the parameters make sense; a page."""
+        scheme = refusal(request.headers.get("Authorization"), self._credentials)
+        if scheme is not None:
+            return answers.not_authenticated(scheme)
+        if request.method != "GET" or request.path not in (*_EXPORT_PATHS, *_SAMPLE_PATHS):
+            return answers.invalid_endpoint()
+        is_sample = request.path in _SAMPLE_PATHS
+        refused = self._buckets.take("sample" if is_sample else "export")
+        if refused is not None:
+            return self._too_many(refused)
+
+        query = request.query
+        if "start_time" not in query:
+            return answers.missing_start_time()
+        start_time = _integer(query["start_time"])
+        if start_time is None or start_time < 0:
+            return answers.invalid_value("start_time", query["start_time"])
+        per_page = _integer(query.get("per_page", f"{MAX_PER_PAGE}"))
+        if per_page is None or per_page < 1:
+            return answers.invalid_value("per_page", query["per_page"])
+        now = self.clock.now()
+        if start_time >= now - self._rules.too_recent_seconds:
+            return answers.too_recent(self._rules.too_recent_answer, self._rules.too_recent_seconds)
+
+        next_page = partial(_next_page, request)
+        if is_sample:
+            return self._export.sample(start_time, now, next_page)
+        exclude_deleted = query.get("exclude_deleted") == "true"
+        return self._export.page(
+            start_time, min(per_page, MAX_PER_PAGE), now, next_page, exclude_deleted=exclude_deleted
+        )
+
+    def _too_many(self, bucket: Bucket) -> Answer:
+        seconds = self._buckets.retry_after(bucket)
+        retry_after = None if seconds is None else f"{seconds}"
+        return answers.too_many_requests(retry_after) if bucket == "account" else answers.too_many_exports(retry_after)
+
+    def _retry_after(self, fault: Fault) -> str | None:
+        if fault.retry_after is None:
+            return None
+        if fault.retry_after_form == "date":
+            return formatdate(self.clock.now() + self._date_skew + fault.retry_after, usegmt=True)
+        return f"{fault.retry_after}"
+
+    async def _sign(self, request: web.Request, response: web.StreamResponse) -> None:
+        """The headers that every answer of the API carries."""
+        headers = response.headers
+        if not self._send_date:
+            headers.pop("Date", None)
+        else:
+            headers["Date"] = formatdate(self.clock.now() + self._date_skew, usegmt=True)
+        if _REQUEST_ID not in request:
+            return
+        headers["Server"] = "cloudflare"
+        headers["Cache-Control"] = "max-age=0, private, must-revalidate"
+        headers["X-Zendesk-Api-Version"] = "v2"
+        headers["X-Zendesk-Origin-Server"] = "simulator"
+        headers["X-Runtime"] = f"{perf_counter() - request[_STARTED]:.6f}"
+        for _ in range(2):  # the real one sends it twice
+            headers.add("X-Request-Id", request[_REQUEST_ID])
+        headers.extend(self._buckets.headers())
+
+    async def _summary(self, _: web.Request) -> web.Response:
+        """`GET /simulator`."""
+        return _json(
+            {
+                "subdomain": self.account.subdomain,
+                "seed": self.account.seed,
+                "tickets": len(self.account),
+                "requests": len(self.journal),
+                "now": self.clock.now(),
+                "speed": self.clock.speed,
+                "export": self.base_url + _EXPORT_PATHS[0],
+                "truth": f"{self.base_url}/simulator/truth",
+                "journal": f"{self.base_url}/simulator/journal",
+            }
+        )
+
+    async def _truth(self, request: web.Request) -> web.StreamResponse:
+        """`GET /simulator/truth`: one line per version offered until now; with `current=true` the current ones."""
+        only_current = request.query.get("current") == "true"
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        lines = _lines(self.account, self.clock.now(), only_current)
+        while block := b"".join(islice(lines, _TRUTH_BLOCK)):
+            await response.write(block)
+            await asyncio.sleep(0)
+        await response.write_eof()
+        return response
+
+    async def _journal(self, _: web.Request) -> web.Response:
+        """`GET /simulator/journal`: one line per request to the API."""
+        body = b"".join(orjson.dumps(asdict(served), option=orjson.OPT_APPEND_NEWLINE) for served in self.journal)
+        return web.Response(body=body, content_type="application/x-ndjson")
+
+    async def _time(self, _: web.Request) -> web.Response:
+        """`GET /simulator/clock`."""
+        return _json({"now": self.clock.now(), "speed": self.clock.speed})
+
+    async def _change(self, request: web.Request) -> web.Response:
+        """`POST /simulator/changes`: how many changes of which kind; answers the ids that changed."""
+        counts: Any = None
+        with suppress(orjson.JSONDecodeError):
+            counts = orjson.loads(await request.read())
+        if not isinstance(counts, dict) or not all(
+            kind in KINDS and type(count) is int and count >= 0 for kind, count in counts.items()
+        ):
+            text = f"expected a JSON object of how many changes of each kind, of the kinds {', '.join(KINDS)}"
+            return _json({"error": "InvalidValue", "description": text}, status=400)
+        return _json(self.changes.make(**counts))
+
+
+def _integer(text: str | None) -> int | None:
+    """Whole numbers, and as the real one takes them, such with a fraction: `1532034771.0`."""
+    try:
+        return None if text is None else int(float(text))
+    except (ValueError, OverflowError):
+        return None
+
+
+def _next_page(request: web.Request, end_time: int) -> str:
+    """The request's URL from `end_time` on, with its form of the path and its `per_page`."""
+    echoed: Mapping[str, str] = {key: value for key, value in request.query.items() if key == "per_page"}
+    return f"{request.scheme}://{request.host}{request.path}?{urlencode({**echoed, 'start_time': end_time})}"
+
+
+def _lines(account: Account, now: float, only_current: bool) -> Iterator[bytes]:
+    for offered in account.versions(now):
+        if offered.current or not only_current:
+            yield orjson.dumps(offered, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _json(body: Any, status: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(body), status=status, content_type="application/json")

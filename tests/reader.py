@@ -1,0 +1,126 @@
+"""An independent read_committed reader (librdkafka, not aiokafka), and what the promise forbids in what it reads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
+
+from producer.sandbox.zendesk import Offered
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A record as a consumer gets it."""
+
+    partition: int
+    offset: int
+    key: bytes
+    value: bytes | None
+    headers: dict[str, str]
+
+    @property
+    def identity(self) -> tuple[int, int, str]:
+        """(id, stamp, H), from `ce_id`."""
+        id_, stamp, digest, *_ = self.headers["ce_id"].split(":")
+        return int(id_), int(stamp), digest
+
+    @property
+    def page(self) -> tuple[int, int, int, int]:
+        """(generation, seq, index, count), from `zendesk-page`."""
+        generation, seq, index, count = map(int, self.headers["zendesk-page"].split("/"))
+        return generation, seq, index, count
+
+
+class Reader:
+    """Reads a test's topics from the beginning to their ends."""
+
+    def __init__(self, bootstrap_servers: str, tickets: str, checkpoints: str) -> None:
+        self._servers = bootstrap_servers
+        self._tickets = tickets
+        self._checkpoints = checkpoints
+
+    def messages(self) -> list[Message]:
+        """The tickets topic, partition by partition."""
+        return self._read(self._tickets)
+
+    def checkpoints(self) -> list[dict[str, Any]]:
+        """The values of the checkpoint topic, oldest first."""
+        return [json.loads(message.value or b"null") for message in self._read(self._checkpoints)]
+
+    def _read(self, topic: str) -> list[Message]:
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self._servers,
+                "group.id": "tests",
+                "isolation.level": "read_committed",
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "auto.offset.reset": "error",
+            }
+        )
+        read: list[Message] = []
+        try:
+            partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+            ends: dict[int, int] = {}
+            for partition in partitions:
+                low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+                if low < high:
+                    ends[partition] = high
+            consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in ends])
+            deadline = time.monotonic() + 90  # longer than an abandoned transaction can hold readers back
+            while ends:
+                assert time.monotonic() < deadline, f"{topic}: a transaction hangs before {ends}"
+                message = consumer.poll(0.1)
+                if message is None:
+                    continue
+                if (error := message.error()) is not None:
+                    assert error.code() == KafkaError._PARTITION_EOF, error
+                    # Of a read_committed reader this is the last stable offset: the end only when nothing is open.
+                    if message.offset() >= ends.get(message.partition(), 0):
+                        ends.pop(message.partition(), None)
+                    continue
+                headers = {name: value.decode() for name, value in message.headers() or []}
+                read.append(Message(message.partition(), message.offset(), message.key(), message.value(), headers))
+        finally:
+            consumer.close()
+        return sorted(read, key=lambda message: (message.partition, message.offset))
+
+
+def faults(messages: Iterable[Message], truth: Iterable[Offered]) -> list[str]:
+    """What the promise forbids: versions missing, repeated, altered or out of order, and pages torn."""
+    found: list[str] = []
+    seen: Counter[tuple[int, int, str]] = Counter()
+    newest: dict[int, int] = {}
+    pages: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for message in messages:
+        generation, seq, index, count = message.page
+        pages.setdefault((generation, seq), []).append((index, count))
+        if message.value is None:
+            continue
+        id_, stamp, digest = message.identity
+        seen[message.identity] += 1
+        if hashlib.sha256(message.value).hexdigest()[:16] != digest or message.key != b"%d" % id_:
+            found.append(f"ticket {id_} at {stamp} is altered")
+        if stamp < newest.get(id_, 0):
+            found.append(f"ticket {id_}: {stamp} behind {newest[id_]}")
+        newest[id_] = max(stamp, newest.get(id_, 0))
+    found += [f"{version} published {times} times" for version, times in seen.items() if times > 1]
+    offered = {(each.id, each.generated_timestamp, each.sha256[:16]): each.current for each in truth}
+    found += [f"{version} was never offered" for version in seen if version not in offered]
+    found += [f"{version} is missing" for version, current in offered.items() if current and version not in seen]
+    for (generation, seq), parts in pages.items():
+        if sorted(index for index, _ in parts) != list(range(parts[0][1])):
+            found.append(f"page {generation}/{seq} is torn")
+    if {generation for generation, _ in pages} - {1}:
+        found.append("the generation did not stay 1")
+    numbers = sorted(seq for _, seq in pages)
+    if numbers != list(range(1, len(numbers) + 1)):
+        found.append(f"page numbers have gaps: {numbers}")
+    return found

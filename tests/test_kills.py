@@ -1,0 +1,140 @@
+"""Exactly once across any crash: the service as a process of its own, killed and frozen, and the broker killed under it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from producer.sandbox.broker import Cluster
+from producer.sandbox.zendesk import Account, Clock, Simulator
+from tests.conftest import joined, until
+from tests.reader import Reader, faults
+
+PAGE = 100
+
+
+def start(overrides: list[str], log: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """`zendesk-producer run` as a process of its own."""
+    settings = [word for override in overrides for word in ("--set", override)]
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "producer", *settings, "run", *arguments], stdout=output, stderr=output
+        )
+
+
+@contextmanager
+def running(overrides: list[str], log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The same, gone at the end whatever happens."""
+    process = start(overrides, log, *arguments)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def complete(overrides: list[str], log: Path) -> None:
+    """One run that ends by itself, caught up."""
+    with running(overrides, log, "--once", "--give-up-after", "60") as process:
+        code = await asyncio.to_thread(process.wait, 120)
+    assert code == 0, log.read_text()[-3000:]
+
+
+async def more_requests(zendesk: Simulator, number: int) -> None:
+    """Wait until the pretend Zendesk was asked so many times more."""
+    asked = len(zendesk.journal) + number
+    await until(lambda: len(zendesk.journal) >= asked, 60, "requests")
+
+
+def backfill(account: Account, now: float, pages: int) -> None:
+    """So many pages, most of them cut in the middle of a second, all older than two minutes."""
+    begin = int(now) - 120 - pages * PAGE // 7
+    for number in range(pages * PAGE):
+        account.put(begin + number // 7, id=number + 1, description="x" * 200)
+
+
+def life_goes_on(zendesk: Simulator, dice: random.Random, clock: Clock) -> None:
+    """New, changed and deleted tickets, in a second that is about to become visible."""
+    zendesk.changes.make(create=dice.randrange(9), update=dice.randrange(30), delete=1, system_update=dice.randrange(3))
+    clock.advance(20)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that only the test moves: what is visible when depends on the seed alone."""
+    return Clock.manual(1_800_000_000)
+
+
+async def test_sigkill_at_50_random_moments_of_a_backfill_loses_and_repeats_nothing(
+    overrides: list[str], zendesk: Simulator, account: Account, clock: Clock, reader: Reader, tmp_path: Path
+) -> None:
+    dice = random.Random(50)
+    log = tmp_path / "log"
+    backfill(account, clock.now(), 30)
+    paced = [*overrides, f"zendesk.page_size={PAGE}", "zendesk.requests_per_minute=1800"]
+    for _ in range(50):
+        with running(paced, log) as process:
+            # Counted from the first request of this life, so that most kills fall between a page and its commit.
+            await more_requests(zendesk, 1)
+            await asyncio.sleep(dice.uniform(0, 0.1))
+            process.send_signal(signal.SIGKILL)
+        life_goes_on(zendesk, dice, clock)
+    clock.advance(300)
+    await complete(overrides, log)
+    messages = reader.messages()
+    assert faults(messages, account.versions()) == []
+    assert len(messages) > 30 * PAGE
+
+
+async def test_a_frozen_instance_that_wakes_up_beside_its_successor_publishes_nothing(
+    overrides: list[str], zendesk: Simulator, account: Account, clock: Clock, reader: Reader, tmp_path: Path
+) -> None:
+    dice = random.Random(7)
+    backfill(account, clock.now(), 30)
+    paced = [*overrides, f"zendesk.page_size={PAGE}", "zendesk.requests_per_minute=1200"]
+    for round_ in range(4):
+        with running(paced, tmp_path / "frozen") as first:
+            await more_requests(zendesk, 2)
+            await asyncio.sleep(dice.uniform(0, 0.1))
+            first.send_signal(signal.SIGSTOP)
+            with running(paced, tmp_path / "second") as second:
+                await more_requests(zendesk, 3)
+                first.send_signal(signal.SIGCONT)
+                await more_requests(zendesk, 3)
+                if round_ % 2:
+                    second.send_signal(signal.SIGKILL)
+        life_goes_on(zendesk, dice, clock)
+    clock.advance(300)
+    await complete(overrides, tmp_path / "last")
+    assert faults(reader.messages(), account.versions()) == []
+
+
+async def test_a_broker_killed_and_started_again_loses_and_repeats_nothing(
+    zendesk: Simulator, account: Account, clock: Clock, names: dict[str, str], tmp_path: Path
+) -> None:
+    dice = random.Random(3)
+    backfill(account, clock.now(), 30)
+    with Cluster() as kafka:
+        overrides = joined(kafka, zendesk, names)
+        paced = [*overrides, f"zendesk.page_size={PAGE}", "zendesk.requests_per_minute=600"]
+        with running(paced, tmp_path / "log") as process:
+            for _ in range(3):
+                await more_requests(zendesk, 4)
+                await asyncio.sleep(dice.uniform(0, 0.3))
+                await asyncio.to_thread(kafka.kill)
+                await asyncio.to_thread(kafka.restart)
+            assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
+            process.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(process.wait, 15) == 0
+        clock.advance(300)
+        await complete(overrides, tmp_path / "log")
+        reader = Reader(kafka.bootstrap_servers, names["tickets"], names["checkpoints"])
+        assert faults(reader.messages(), account.versions()) == []
