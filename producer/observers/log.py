@@ -1,0 +1,260 @@
+"""Tells it in words: a line for people on a terminal, a JSON object per line elsewhere, and never a secret."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+import orjson
+import structlog
+from structlog.stdlib import BoundLogger, ProcessorFormatter
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from producer import __version__
+from producer.errors import ProducerError
+from producer.events import (
+    Answered,
+    CaughtUp,
+    Committed,
+    Event,
+    Fetched,
+    Noticed,
+    Opened,
+    Retrying,
+    StandingBy,
+    Started,
+    Stopped,
+    Waiting,
+)
+from producer.model import Checkpoint
+from producer.observers.status import Status, utc
+from producer.settings import Settings
+
+HEARTBEAT = 300.0
+"""Seconds of quiet polls after which one of them is told at INFO."""
+
+_SECRET_KEY = re.compile(r"authorization|password|token|secret|api_key", re.IGNORECASE)
+# C0 and C1 controls, line and paragraph separators, marks that turn the direction of text, halves of surrogate pairs.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def configure(settings: Settings, stream: TextIO | None = None) -> None:
+    """Send every log record of this process to `stream` (standard output), as `log.level` and `log.format` say.
+
+    That includes what libraries log by way of the standard library, so it is redacted and escaped, too.
+    """
+    stream = stream or sys.stdout
+    console = settings.log.format == "console" or (settings.log.format == "auto" and stream.isatty())
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        ProcessorFormatter(
+            processors=[
+                structlog.stdlib.add_log_level,
+                structlog.stdlib.add_logger_name,
+                # As plain text: structlog's own renderers of exceptions show local variables, with what is in them.
+                structlog.processors.format_exc_info,
+                ProcessorFormatter.remove_processors_meta,
+                _cleaner(settings.redact),
+                *(_for_people(stream) if console else _for_machines(settings.zendesk.subdomain)),
+            ]
+        )
+    )
+    level = logging.getLevelName(settings.log.level.upper())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    # An outage makes aiokafka log the same error many times a second; our own retries tell the story. It is never heard
+    # at DEBUG, where it logs whole requests.
+    logging.getLogger("aiokafka").setLevel(logging.INFO if level == logging.DEBUG else logging.CRITICAL + 1)
+
+
+def _for_people(stream: TextIO) -> list[Processor]:
+    def omit_our_name(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        if event.get("logger") == "producer":
+            del event["logger"]
+        return event
+
+    return [
+        omit_our_name,
+        structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False),
+        structlog.dev.ConsoleRenderer(
+            colors=stream.isatty() and not os.environ.get("NO_COLOR"),
+            pad_event_to=16,
+            sort_keys=False,
+            exception_formatter=structlog.dev.plain_traceback,
+        ),
+    ]
+
+
+def _for_machines(account: str) -> list[Processor]:
+    def arrange(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        first = {name: event.pop(name) for name in ("timestamp", "level")}
+        return {**first, "message": event.pop("event"), "account": account, **event}
+
+    return [
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        arrange,
+        structlog.processors.JSONRenderer(serializer=lambda event, **_: orjson.dumps(event).decode()),
+    ]
+
+
+def _cleaner(redact: Callable[[str], str]) -> Processor:
+    """Replaces secrets and escapes control characters in all that is about to be rendered."""
+
+    def escape(text: str) -> str:
+        return _CONTROL.sub(lambda control: control[0].encode("unicode_escape").decode("ascii"), redact(text))
+
+    def clean(value: Any) -> Any:
+        match value:
+            case None | bool() | int() | float():
+                return value
+            case dict():
+                return {
+                    escape(str(key)): "***" if _SECRET_KEY.search(str(key)) else clean(it) for key, it in value.items()
+                }
+            case list() | tuple():
+                return [clean(item) for item in value]
+            case _:
+                return escape(str(value))
+
+    def process(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        trace = event.pop("exception", None)
+        cleaned: EventDict = clean(event)
+        if trace is not None:
+            # Its lines stay lines, but indented: foreign text in them cannot pass for a log line of ours.
+            cleaned["exception"] = "\n".join("    " + escape(line) for line in str(trace).split("\n"))
+        return cleaned
+
+    return process
+
+
+class Log:
+    """An observer. Reads the lag from `status`, which must be told first. `monotonic` is given by tests."""
+
+    def __init__(self, status: Status, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._status = status
+        self._monotonic = monotonic
+        self._log: BoundLogger = structlog.wrap_logger(
+            logging.getLogger("producer"),
+            processors=[structlog.stdlib.filter_by_level, ProcessorFormatter.wrap_for_formatter],
+            wrapper_class=BoundLogger,
+        )
+        self._told_at = monotonic()
+        self._quiet_polls = 0
+        self._behind = True
+        self._standing_by_for: str | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Tell it."""
+        match event:
+            case Started():
+                self._info(
+                    "started", account=event.account, instance=event.instance, version=__version__, **event.summary
+                )
+            case Opened():
+                self._standing_by_for = None
+                self._info("session opened", **_place(event.checkpoint), seconds=round(event.seconds, 3))
+            case Committed():
+                self._committed(event)
+            case CaughtUp():
+                self._caught_up(event)
+            case Retrying():
+                self._log.warning(
+                    f"{event.what} failed, will try again",
+                    **_error(event.error),
+                    attempt=event.attempt,
+                    wait_seconds=round(event.wait, 1),
+                )
+            case StandingBy():
+                told = self._standing_by_for == event.holder
+                self._standing_by_for = event.holder
+                (self._log.debug if told else self._log.warning)(
+                    "standing by: another instance holds the account",
+                    holder=event.holder,
+                    wait_seconds=round(event.wait, 1),
+                )
+            case Noticed():
+                self._log.warning(event.text, kind=event.kind)
+            case Stopped():
+                self._stopped(event)
+            case Waiting():
+                self._log.debug("waiting", reason=event.reason, wait_seconds=round(event.wait, 3))
+            case Answered():
+                self._log.debug(
+                    "answered",
+                    status=event.status,
+                    seconds=round(event.seconds, 3),
+                    bytes=event.size,
+                    limits=dict(event.limits),
+                )
+            case Fetched(page):
+                self._log.debug(
+                    "page fetched",
+                    rows=page.rows,
+                    new=len(page.versions),
+                    repeated=page.repeated,
+                    stale=page.stale,
+                    bytes=page.size,
+                    caught_up=page.caught_up,
+                )
+
+    def _committed(self, event: Committed) -> None:
+        tell = self._info if event.records else self._log.debug
+        tell(
+            "page committed",
+            records=event.records,
+            bytes=event.size,
+            **_place(event.checkpoint),
+            lag_seconds=_whole(self._status.lag()),
+            seconds=round(event.seconds, 3),
+        )
+        self._behind = self._behind or not event.page.caught_up
+
+    def _caught_up(self, event: CaughtUp) -> None:
+        self._quiet_polls += 1
+        if self._behind:
+            self._info("caught up", **_place(event.checkpoint))
+        elif self._monotonic() - self._told_at >= HEARTBEAT:
+            self._info("still caught up", **_place(event.checkpoint), polls=self._quiet_polls)
+        else:
+            self._log.debug("nothing new", **_place(event.checkpoint), wait_seconds=round(event.wait, 1))
+        self._behind = False
+
+    def _stopped(self, event: Stopped) -> None:
+        place = _place(event.checkpoint) if event.checkpoint else {}
+        match event.error:
+            case None:
+                self._info("stopped", **place)
+            case asyncio.CancelledError():
+                self._log.warning("stopped; the page in hand was abandoned", **place)
+            case ProducerError():
+                self._log.error("stopped", **_error(event.error), **place)
+            case error:
+                self._log.error("stopped by a bug", **_error(error), **place, exc_info=error)
+
+    def _info(self, text: str, **fields: Any) -> None:
+        self._told_at = self._monotonic()
+        self._quiet_polls = 0
+        self._log.info(text, **fields)
+
+
+def _place(checkpoint: Checkpoint) -> dict[str, Any]:
+    position = None if checkpoint.end_time is None else utc(checkpoint.end_time)
+    return {"seq": checkpoint.seq, "generation": checkpoint.generation, "position": position}
+
+
+def _error(error: BaseException) -> dict[str, str]:
+    fields = {"error": str(error), "error_type": type(error).__name__}
+    if isinstance(error, ProducerError) and error.hint:
+        fields["hint"] = error.hint
+    return fields
+
+
+def _whole(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds)

@@ -1,0 +1,556 @@
+"""Observers: what the log, the metrics, the status and the HTTP endpoint tell of the moments they are told."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+import math
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import aiohttp
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from producer.errors import BadAnswer, Misconfigured, Refused, SessionOver, Throttled, Unavailable
+from producer.events import (
+    Answered,
+    CaughtUp,
+    Committed,
+    Event,
+    Fetched,
+    Noticed,
+    Opened,
+    Retrying,
+    StandingBy,
+    Started,
+    Stopped,
+    Waiting,
+)
+from producer.model import Checkpoint, Page, Position, Version
+from producer.observers import fan_out
+from producer.observers.http import serve
+from producer.observers.log import HEARTBEAT, Log, configure
+from producer.observers.metrics import Metrics
+from producer.observers.status import GRACE, Status
+from producer.settings import HttpSettings, Settings, load_settings
+
+SERVER_NOW = 1_704_067_300.0
+END_TIME = 1_704_067_200  # 2024-01-01T00:00:00Z
+
+
+def settings(*overrides: str) -> Settings:
+    return load_settings(
+        overrides=[
+            "zendesk.subdomain=acme",
+            "zendesk.email=agent@acme.example",
+            "zendesk.api_token=canary-token",
+            "kafka.bootstrap_servers=127.0.0.1:1",
+            "kafka.security_protocol=SASL_PLAINTEXT",
+            "kafka.sasl_username=u",
+            "kafka.sasl_password=canary-sasl",
+            *overrides,
+        ]
+    )
+
+
+class Time:
+    """A monotonic clock that tests move."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+@pytest.fixture
+def status(time: Time) -> Status:
+    return Status(settings(), monotonic=time, clock=lambda: SERVER_NOW)
+
+
+def checkpoint(seq: int = 1, end_time: int | None = END_TIME) -> Checkpoint:
+    return Checkpoint(
+        account="acme",
+        stream="tickets",
+        tickets_topic="zendesk.tickets",
+        dead_letters_topic="zendesk.tickets.dead-letters",
+        checkpoints_topic="zendesk.checkpoints",
+        checkpoints_partitions=12,
+        ends=(0,),
+        generation=1,
+        seq=seq,
+        instance="host/1/a",
+        start=0,
+        end_time=end_time,
+    )
+
+
+def page(*versions: Version, caught_up: bool = False, rows: int = 0, repeated: int = 0) -> Page:
+    return Page(
+        versions,
+        Position(END_TIME),
+        caught_up,
+        rows=rows,
+        size=5000,
+        repeated=repeated,
+        stale=1,
+        server_time=SERVER_NOW,
+    )
+
+
+def version(id_: int, stamp: int = END_TIME - 10, *, deleted: bool = False) -> Version:
+    return Version(id_, stamp, "0" * 16, b"{}", deleted=deleted)
+
+
+OPENED = Opened(checkpoint(0), 0.5)
+STARTED = Started("acme", "host/1/a", {"topic": "zendesk.tickets"})
+
+
+def committed(*versions: Version, caught_up: bool = False, records: int | None = None) -> Committed:
+    return Committed(
+        page(*versions, caught_up=caught_up), checkpoint(), len(versions) if records is None else records, 7, 0.2
+    )
+
+
+def caught_up(wait: float = 10) -> CaughtUp:
+    return CaughtUp(checkpoint(), SERVER_NOW, wait)
+
+
+def failed(error: BaseException, what: str = "session", wait: float = 2, attempt: int = 1) -> Retrying:
+    return Retrying(what, error, wait, attempt)
+
+
+def tell(observer: Status | Metrics | Log, *events: Event) -> None:
+    for event in events:
+        observer(event)
+
+
+def state(status: Status) -> str:
+    return status.state
+
+
+# --- the status ------------------------------------------------------------------------------------------------------
+
+
+def test_it_is_ready_once_recovered_and_not_before(status: Status) -> None:
+    tell(status, STARTED)
+    assert not status.ready()
+    assert state(status) == "starting"
+    tell(status, OPENED)
+    assert status.ready()
+    assert state(status) == "backfilling"
+    tell(status, committed(version(1)), caught_up())
+    assert status.ready()
+    assert state(status) == "caught_up"
+
+
+def test_a_failure_that_lasts_makes_it_unready_until_a_page_is_committed(status: Status, time: Time) -> None:
+    tell(status, OPENED, failed(Unavailable("canary-token is gone")))
+    assert status.ready()
+    assert state(status) == "retrying"
+    time.now += 61
+    tell(status, failed(Unavailable("broker gone, canary-sasl"), attempt=2), OPENED)
+    assert not status.ready()
+    assert "failing for 61 s: session: Unavailable: broker gone, ***" in status.ready().reasons[0]
+    tell(status, committed(version(1)))
+    assert status.ready()
+
+
+def test_patience_is_three_poll_intervals_when_those_are_long(time: Time) -> None:
+    status = Status(settings("zendesk.poll_interval=100"), monotonic=time)
+    tell(status, OPENED, failed(BadAnswer("?"), "account"))
+    assert state(status) == "blocked"
+    time.now += 299
+    assert status.ready()
+    time.now += 2
+    assert not status.ready()
+
+
+def test_standing_by_is_not_ready_at_once_and_ends_with_a_session(status: Status) -> None:
+    tell(status, OPENED, committed(version(1)), StandingBy("other/1/b", 30))
+    assert state(status) == "standing_by"
+    assert status.ready().reasons == ("standing by: instance other/1/b holds the account",)
+    tell(status, OPENED)
+    assert status.ready()
+
+
+def test_polls_that_stay_away_longer_than_announced_make_it_unready(status: Status, time: Time) -> None:
+    tell(status, OPENED, Waiting("budget", 120))
+    time.now += 179
+    assert status.ready()
+    time.now += 2
+    assert "no successful poll" in status.ready().reasons[0]
+    tell(status, Fetched(page()))
+    assert status.ready()
+
+
+def test_it_is_alive_while_events_come_within_what_was_announced(status: Status, time: Time) -> None:
+    tell(status, STARTED, failed(Throttled("429", retry_after=3600), "request", wait=3600))
+    tell(status, Answered(200, 0.1, 1, {}))  # of a look-ahead: takes nothing back of the longer wait
+    time.now += 3600 + GRACE
+    assert status.alive()
+    time.now += 1
+    assert not status.alive()
+    assert "nothing has happened" in status.alive().reasons[0]
+    tell(status, OPENED)
+    assert status.alive()
+
+
+def test_the_lag_is_the_age_of_the_position_by_the_apis_clock(status: Status, time: Time) -> None:
+    assert status.lag() is None
+    tell(status, Opened(checkpoint(0, end_time=None), 0.1))
+    assert status.lag() is None
+    tell(status, Fetched(page(version(1))), committed(version(1)))
+    assert status.lag() == SERVER_NOW - END_TIME
+    time.now += 5
+    assert status.lag() == SERVER_NOW - END_TIME + 5
+
+
+def test_the_lag_of_a_service_that_was_caught_up_grows_when_polls_fail(status: Status, time: Time) -> None:
+    tell(status, OPENED, caught_up(wait=10))
+    time.now += 10
+    assert status.lag() == 0
+    tell(status, failed(Unavailable("away")))
+    time.now += 600
+    assert status.lag() == 600
+
+
+def test_the_snapshot_has_it_all_and_no_secret(status: Status, time: Time) -> None:
+    tell(status, STARTED, OPENED, Fetched(page(version(1), rows=3, repeated=2)), committed(version(1)))
+    tell(status, failed(Refused("401 for canary-token", hint="look at canary-token")), caught_up())
+    time.now += 7
+    snapshot = status.snapshot()
+    assert json.loads(json.dumps(snapshot)) == snapshot
+    assert "canary" not in json.dumps(snapshot)
+    assert snapshot["position"] == {"unix_seconds": END_TIME, "date": "2024-01-01T00:00:00Z"}
+    assert snapshot["last_poll"] == snapshot["last_commit"] == "2024-01-01T00:01:40Z"
+    assert (snapshot["generation"], snapshot["seq"], snapshot["uptime_seconds"]) == (1, 1, 7)
+    assert snapshot["last_error"]["text"] == "401 for ***"
+    assert snapshot["counts"]["tickets_read"] == 3
+    assert snapshot["counts"]["records_published"] == 1
+
+
+# --- metrics ---------------------------------------------------------------------------------------------------------
+
+
+def samples(metrics: Metrics) -> dict[str, float]:
+    """By name with labels, as Prometheus reads them, without our prefix."""
+    return {
+        sample.name.removeprefix("zendesk_producer_")
+        + "".join(f"[{value}]" for value in sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(generate_latest(metrics.registry).decode())
+        for sample in family.samples
+    }
+
+
+def test_counters_are_zero_before_anything_happened_and_unknown_moments_are_no_number(status: Status) -> None:
+    before = samples(Metrics(status))
+    for name in (
+        "tickets_read_total",
+        "tickets_published_total[changed]",
+        "tickets_published_total[deleted]",
+        "tickets_skipped_total[repeated]",
+        "transactions_total[committed]",
+        "transactions_total[fenced]",
+        "api_requests_total[401]",
+        "api_retries_total[Throttled]",
+        "failures_total[Pinned][account]",
+        "backfill_active",
+    ):
+        assert before[name] == 0, name
+    assert before["state[starting]"] == 1
+    assert math.isnan(before["source_lag_seconds"])
+    assert math.isnan(before["last_successful_poll_timestamp_seconds"])
+
+
+def test_every_moment_is_counted(status: Status) -> None:
+    metrics = Metrics(status)
+    both = fan_out(status, metrics)
+    limits = {"zendesk-ratelimit-incremental-exports": "total=10; remaining=7; resets=2", "x-rate-limit": "700"}
+    for event in (
+        STARTED,
+        OPENED,
+        Waiting("budget", 6),
+        Answered(200, 0.3, 5000, limits),
+        Fetched(page(version(1), version(2, deleted=True), rows=4, repeated=1)),
+        committed(version(1), version(2, deleted=True), records=3),
+        failed(Throttled("slow down"), "request", wait=30),
+        Fetched(page(version(3))),
+        failed(SessionOver("broker gone")),
+        failed(SessionOver("broker gone")),
+        Fetched(page(version(3))),
+        StandingBy("other", 30),
+        Noticed("late_row", "a row came late"),
+        OPENED,
+        caught_up(),
+        Stopped(checkpoint(), None),
+    ):
+        both(event)
+    after = samples(metrics)
+    expected = {
+        "api_budget_seconds_total": 6,
+        "api_requests_total[200]": 1,
+        "api_ratelimit_limit": 10,
+        "api_ratelimit_remaining": 7,
+        "api_request_duration_seconds_count": 1,
+        "tickets_read_total": 4,
+        "tickets_skipped_total[repeated]": 1,
+        "tickets_skipped_total[stale]": 3,
+        "tickets_published_total[changed]": 1,
+        "tickets_published_total[deleted]": 1,
+        "records_published_total": 3,
+        "published_bytes_total": 7,
+        "transactions_total[committed]": 1,
+        "transactions_total[failed]": 1,  # the second failure had no page in hand
+        "transactions_total[fenced]": 1,
+        "publish_latency_seconds_sum": 110,
+        "api_retries_total[Throttled]": 1,
+        "api_throttled_seconds_total": 30,
+        "notices_total[late_row]": 1,
+        "last_ticket_timestamp_seconds": END_TIME - 10,
+        "position_timestamp_seconds": END_TIME,
+        "last_commit_timestamp_seconds": SERVER_NOW,
+        "source_lag_seconds": 0,
+        "state[stopped]": 1,
+        "state[starting]": 0,
+    }
+    assert {name: after[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("limits", "limit", "remaining"),
+    [
+        ({"X-Rate-Limit": "700", "X-Rate-Limit-Remaining": "699"}, 700, 699),
+        ({"rate-limit": "400", "rate-limit-remaining": "1"}, 400, 1),
+        ({"ratelimit-limit": "200", "ratelimit-remaining": "soon"}, 200, math.nan),
+        ({}, math.nan, math.nan),
+    ],
+)
+def test_rate_limits_are_read_in_all_spellings(
+    status: Status, limits: dict[str, str], limit: float, remaining: float
+) -> None:
+    metrics = Metrics(status)
+    metrics(Answered(200, 0.1, 1, limits))
+    after = samples(metrics)
+    read = after["api_ratelimit_limit"], after["api_ratelimit_remaining"]
+    assert read == pytest.approx((limit, remaining), nan_ok=True)
+
+
+def test_an_observer_that_fails_does_not_keep_the_others_from_hearing(caplog: pytest.LogCaptureFixture) -> None:
+    heard: list[Event] = []
+
+    def broken(event: Event) -> None:
+        raise RuntimeError("a bug")
+
+    fan_out(broken, heard.append)(STARTED)
+    assert heard == [STARTED]
+    assert "an observer failed at Started" in caplog.text
+
+
+# --- the log ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _logging_restored() -> Iterator[None]:
+    root, library = logging.getLogger(), logging.getLogger("aiokafka")
+    before = root.handlers[:], root.level, library.level
+    yield
+    root.handlers[:], level, library_level = before
+    root.setLevel(level)
+    library.setLevel(library_level)
+
+
+class Told:
+    """A log that can be read."""
+
+    def __init__(self, time: Time, *overrides: str) -> None:
+        chosen = settings(*overrides)
+        self.stream = io.StringIO()
+        configure(chosen, self.stream)
+        status = Status(chosen, monotonic=time, clock=lambda: SERVER_NOW)
+        self.tell = fan_out(status, Log(status, monotonic=time))
+
+    def __call__(self, *events: Event) -> str:
+        for event in events:
+            self.tell(event)
+        text = self.stream.getvalue()
+        self.stream.truncate(0)
+        self.stream.seek(0)
+        return text
+
+    def lines(self, *events: Event) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self(*events).splitlines()]
+
+
+@pytest.mark.usefixtures("_logging_restored")
+class TestLog:
+    """Lines for machines unless a terminal or the settings say otherwise."""
+
+    def test_each_moment_that_matters_is_one_line(self, time: Time) -> None:
+        told = Told(time)
+        lines = told.lines(
+            STARTED,
+            OPENED,
+            Waiting("budget", 6),
+            Answered(200, 0.1, 1, {}),
+            Fetched(page(version(1))),
+            committed(version(1)),
+            failed(Unavailable("no answer", hint="wait"), "request", 2.04, 3),
+            StandingBy("other", 30),
+            StandingBy("other", 60),
+            Noticed("late_row", "a row came late"),
+            Stopped(checkpoint(), Refused("401", hint="check zendesk.api_token")),
+        )
+        assert [(line["level"], line["message"]) for line in lines] == [
+            ("info", "started"),
+            ("info", "session opened"),
+            ("info", "page committed"),
+            ("warning", "request failed, will try again"),
+            ("warning", "standing by: another instance holds the account"),
+            ("warning", "a row came late"),
+            ("error", "stopped"),
+        ]
+        assert lines[2].items() >= {
+            "account": "acme", "seq": 1, "records": 1, "position": "2024-01-01T00:00:00Z", "lag_seconds": 100
+        }.items()  # fmt: skip
+        assert lines[3].items() >= {"error": "no answer", "hint": "wait", "attempt": 3, "wait_seconds": 2.0}.items()
+        assert lines[6].items() >= {"error_type": "Refused", "hint": "check zendesk.api_token"}.items()
+
+    def test_quiet_polls_are_silent_but_for_a_heartbeat(self, time: Time) -> None:
+        told = Told(time)
+        told(OPENED)
+        assert [
+            line["message"]
+            for line in told.lines(caught_up(), caught_up(), committed(caught_up=True, records=0), caught_up())
+        ] == ["caught up"]
+        time.now += HEARTBEAT
+        (line,) = told.lines(caught_up(), caught_up())
+        assert (line["message"], line["polls"]) == ("still caught up", 3)
+
+    def test_an_orderly_end_tells_the_position(self, time: Time) -> None:
+        (line,) = Told(time).lines(Stopped(checkpoint(), None))
+        assert (line["level"], line["message"], line["position"]) == ("info", "stopped", "2024-01-01T00:00:00Z")
+
+    def test_a_bug_shows_its_traceback_without_local_variables(self, time: Time) -> None:
+        def buggy() -> None:
+            local = "local " + "value"
+            raise ZeroDivisionError(len(local))
+
+        try:
+            buggy()
+        except ZeroDivisionError as error:
+            text = Told(time)(Stopped(None, error)) + Told(time, "log.format=console")(Stopped(None, error))
+        assert text.count("in buggy") == 2
+        assert "local value" not in text
+
+    @pytest.mark.parametrize("format_", ["json", "console"])
+    def test_secrets_are_masked_whoever_logs_them(self, time: Time, format_: str) -> None:
+        told = Told(time, f"log.format={format_}", "log.level=debug")
+        basic = "YWdlbnRAYWNtZS5leGFtcGxlL3Rva2VuOmNhbmFyeS10b2tlbg=="
+        logging.getLogger("aiohttp.client").warning("sent %s", {"x": "canary-token"})
+        logging.getLogger("aiokafka").error("auth %r", b"\x00u\x00canary-sasl", extra={"password": "canary-extra"})
+        try:
+            raise RuntimeError(f"Basic {basic} and canary-sasl")
+        except RuntimeError:
+            logging.getLogger("asyncio").exception("oh")
+        text = told(
+            failed(Unavailable("canary-token", hint="canary-sasl")),
+            Noticed("k", "canary-token"),
+            Answered(200, 0.1, 1, {"x-authorization": "canary-header"}),
+            Stopped(None, Refused("canary-token", hint="canary-token")),
+        )
+        assert "canary" not in text
+        assert basic not in text
+        assert text.count("***") >= 8
+
+    @pytest.mark.parametrize("format_", ["json", "console"])
+    def test_foreign_text_cannot_make_lines_or_move_the_cursor(self, time: Time, format_: str) -> None:
+        hostile = "a\nerror forged\r\x1b[2J\x00\x85\u2028\u202eb\ud800"
+        text = Told(time, f"log.format={format_}")(Noticed("k", hostile), failed(BadAnswer(hostile)))
+        assert text.count("\n") == 2
+        assert all(character == "\n" or character.isprintable() for character in text)
+        assert "\\x1b" in text
+
+    def test_lines_of_a_foreign_traceback_are_indented(self, time: Time) -> None:
+        text = Told(time, "log.format=console")(Stopped(None, RuntimeError("x\n2024-01-01 [info] forged")))
+        assert "\n    2024-01-01 [info] forged" in text
+
+    def test_aiokafka_is_quiet_unless_debugging(self, time: Time) -> None:
+        for level, heard in (("info", False), ("debug", True)):
+            told = Told(time, f"log.level={level}")
+            logging.getLogger("aiokafka.producer.sender").error("broker gone")
+            logging.getLogger("aiokafka.conn").debug("Request: everything")
+            text = told()
+            assert ("broker gone" in text) is heard
+            assert "everything" not in text
+
+    def test_the_level_is_obeyed(self, time: Time) -> None:
+        told = Told(time, "log.level=warning")
+        assert [line["message"] for line in told.lines(STARTED, OPENED, Noticed("k", "odd"))] == ["odd"]
+
+    def test_a_cancelled_service_tells_its_position(self, time: Time) -> None:
+        (line,) = Told(time).lines(Stopped(checkpoint(), asyncio.CancelledError()))
+        assert "abandoned" in line["message"]
+        assert line["position"] == "2024-01-01T00:00:00Z"
+
+
+# --- the endpoint ----------------------------------------------------------------------------------------------------
+
+
+async def get(url: str, method: str = "GET") -> tuple[int, dict[str, str], str]:
+    async with aiohttp.ClientSession() as session, session.request(method, url) as response:
+        return response.status, dict(response.headers), await response.text()
+
+
+async def test_the_endpoint_tells_the_truth(status: Status, time: Time) -> None:
+    metrics = Metrics(status)
+    async with serve(HttpSettings(port=0), status, metrics.registry) as url:
+        code, _, text = await get(f"{url}/readyz")
+        assert code == 503
+        assert "no Kafka session" in json.loads(text)["reasons"][0]
+        tell(status, STARTED, OPENED, committed(version(1)))
+        code, _, text = await get(f"{url}/readyz")
+        assert (code, json.loads(text)) == (200, {"ready": True, "state": "backfilling", "reasons": []})
+        code, _, text = await get(f"{url}/status")
+        assert (code, json.loads(text)) == (200, status.snapshot())
+        code, _, text = await get(f"{url}/metrics")
+        assert code == 200
+        assert "zendesk_producer_source_lag_seconds 100.0" in text
+        assert (await get(f"{url}/livez"))[0] == 200
+        time.now += 10 * GRACE
+        code, _, text = await get(f"{url}/livez")
+        assert code == 503
+        assert json.loads(text)["reasons"]
+
+
+async def test_the_endpoint_can_only_be_read_and_says_so_with_safe_headers(status: Status) -> None:
+    async with serve(HttpSettings(port=0), status, Metrics(status).registry) as url:
+        for path in ("/livez", "/readyz", "/metrics", "/status", "/nowhere"):
+            code, headers, _ = await get(url + path)
+            assert headers["X-Content-Type-Options"] == "nosniff"
+            assert headers["Content-Security-Policy"].startswith("default-src 'none'")
+            assert headers["Server"] == "zendesk-producer"
+            assert (await get(url + path, "HEAD"))[0] == code
+            assert (await get(url + path, "POST"))[0] == (404 if path == "/nowhere" else 405)
+
+
+async def test_a_port_in_use_is_named(status: Status) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(Misconfigured, match=r"http\.port: 127\.0\.0\.1:\d+ is in use"),
+    ):
+        async with serve(HttpSettings(port=taken.getsockname()[1]), status, Metrics(status).registry):
+            pass
+    with pytest.raises(Misconfigured, match=r"http\.host: cannot listen on 192\.0\.2\.1:0"):
+        async with serve(HttpSettings(host="192.0.2.1", port=0), status, Metrics(status).registry):
+            pass
