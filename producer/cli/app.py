@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from producer import __version__
-from producer.cli import broker, config, health, run, simulate
+from producer.cli import broker, config, demo, health, run, simulate, verify
 
 if TYPE_CHECKING:
     from producer.settings import Settings
@@ -60,5 +60,7 @@ def _global_options(
 app.command("run")(run.run)
 app.command("health")(health.health)
 app.add_typer(config.app, name="config")
+app.command("verify")(verify.verify)
+app.command("demo")(demo.demo)
 app.command("simulate")(simulate.simulate)
 app.command("broker")(broker.broker)
