@@ -16,7 +16,6 @@ It reaches into private parts of aiokafka; tests/test_transactions.py holds them
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,9 +36,9 @@ class _OutcomeUnknown(Exception):
     """No answer to an EndTxn. Not a KafkaError on purpose: those aiokafka swallows and tries again."""
 
 
-def _looked_at(future: asyncio.Future[RecordMetadata]) -> None:
+def _looked_at(future: asyncio.Future[Any] | None) -> None:
     """Keep asyncio from reporting a failure that nobody awaits any more because an earlier one ended the session."""
-    if not future.cancelled():
+    if future is not None and future.done() and not future.cancelled():
         future.exception()
 
 
@@ -100,10 +99,11 @@ class TransactionalProducer:
             connection.close()
         if tasks:
             await asyncio.wait(tasks, timeout=_FAREWELL)
-        for task in tasks:
-            if task.done() and not task.cancelled():
-                with contextlib.suppress(BaseException):
-                    task.result()  # looked at, so that nobody logs it as forgotten
+        accumulator = self._producer._message_accumulator
+        unsent = [batch for batches in accumulator._batches.values() for batch in batches]
+        waiters = [batch._drain_waiter for batch in (*unsent, *accumulator._pending_batches)]
+        for future in (*tasks, *waiters, self._producer._txn_manager._transaction_waiter):
+            _looked_at(future)
         client._sync_task = None
         self._producer._closed = True
 
