@@ -36,11 +36,13 @@ def verify(
     """Judge the tickets topic against the API. Exit code 0: clean, 1: something is wrong. Writes nothing."""
     import asyncio
     import json
+    import logging
     import sys
 
     from producer.verify import verify
     from producer.verify.report import plain, show
 
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # our own errors say it, once and with the reason
     verdict = asyncio.run(
         verify(
             context.obj(),

@@ -63,13 +63,13 @@ class Fault(NamedTuple):
 class Retention:
     """What may have left the topic by itself by `now` (Unix ms). All spans are in ms.
 
-    `compaction_lag` is infinite where the topic is never compacted. A record younger than `kept` is certainly still there.
+    `compaction_lag` is infinite where the topic is never compacted, `lifetime` where it does not delete by age or size.
     """
 
     now: float
     compaction_lag: float
     delete_retention: float
-    kept: float
+    lifetime: float = math.inf
 
     @classmethod
     def of_topic(cls, configs: Mapping[str, str] | None, now: float) -> Retention:
@@ -78,15 +78,15 @@ class Retention:
             return cls(now, 0, 0, 0)
         policy = configs.get("cleanup.policy", "delete")
         lag = float(configs.get("min.compaction.lag.ms", 0)) if "compact" in policy else math.inf
-        kept = lag
+        lifetime = math.inf
         if "delete" in policy:
             by_time, by_size = int(configs.get("retention.ms", -1)), int(configs.get("retention.bytes", -1))
-            kept = 0 if by_size >= 0 else min(kept, by_time if by_time >= 0 else math.inf)
-        return cls(now, lag, float(configs.get("delete.retention.ms", 0)), kept)
+            lifetime = 0 if by_size >= 0 else by_time if by_time >= 0 else math.inf
+        return cls(now, lag, float(configs.get("delete.retention.ms", 0)), lifetime)
 
     def keeps(self, time: float) -> bool:
         """Whether a record of that time is certainly still in the topic."""
-        return self.now - time < self.kept
+        return self.now - time < min(self.compaction_lag, self.lifetime)
 
     def may_compact(self, time: float) -> bool:
         """Whether a record of that time may have been removed for a later one of its key."""
@@ -95,6 +95,10 @@ class Retention:
     def may_clean(self, time: float) -> bool:
         """Whether a tombstone of that time may have been removed, too."""
         return self.now - time >= self.compaction_lag + self.delete_retention
+
+    def may_delete(self, time: float) -> bool:
+        """Whether any record of that time may have been removed for its age, or for the topic's size."""
+        return self.now - time >= self.lifetime
 
 
 def is_required(stamp: int, checkpoint: Checkpoint) -> bool:
@@ -219,9 +223,10 @@ def disagreements(
     for partition, (end, high) in enumerate(zip(checkpoint.ends, high_watermarks, strict=True)):
         if high < end:
             yield f"partition {partition} ends at {high}, but our last append ended at {end}: truncated or created anew"
-    # Pages at the end can be gone only if they were deleted tickets, and their tombstones were cleaned since.
-    found, time = (last.seq, last.time) if last is not None else (0, -math.inf)
-    if checkpoint.seq > found and not (tombstones and retention.may_clean(time)):
+    # Pages at the end are gone by right only if they were deleted tickets, and their tombstones were cleaned since.
+    found, time = (last.seq, last.time) if last is not None else (0, 0)
+    gone = (tombstones and retention.may_clean(time)) or retention.may_delete(time)
+    if checkpoint.seq > found and not gone:
         yield (
             f"the checkpoint covers page {checkpoint.generation}/{checkpoint.seq}, but the newest page of this generation "
             f"in the topic is {found}"

@@ -20,7 +20,7 @@ _FAULTS = {
     "inconsistent": "pages that contradict themselves",
 }
 _FACTS = {
-    "required": "versions that the API shows and the checkpoint has passed",
+    "required": "shown by the API, passed by the checkpoint",
     "present": "events that a read_committed reader sees",
     "tombstones": "of deleted tickets",
     "superseded": "in the topic, no longer at the API",
@@ -96,6 +96,7 @@ class Verdict:
     def faults(self) -> list[str]:
         """What is wrong, a few words each."""
         counted = [f"{number:,} {_words(name)}" for name in _FAULTS if (number := getattr(self, name))]
+        counted = ["1 gap" if text == "1 gaps" else text for text in counted]
         if self.stuck:
             counted.append(f"{len(self.stuck):,} stuck")
         if self.disagreements:

@@ -69,7 +69,7 @@ async def read_export(
     async def nobody_to_ask() -> None: ...
 
     stop = Stop()
-    shown = 0
+    shown, said = 0, time.monotonic()
     async with (
         open_client(settings, tell) as client,
         open_time_export(
@@ -94,7 +94,8 @@ async def read_export(
             position = page.position
             if page.caught_up:
                 break
-            if position.end_time < until:
+            if time.monotonic() - said > _SAY_EVERY:
+                said = time.monotonic()
                 say(f"… {shown:,} versions, up to {date(position.end_time)}")
     say(f"the API shows {shown:,} versions")
 

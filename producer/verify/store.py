@@ -14,7 +14,8 @@ from producer.verify.judge import Appended, Shown
 BYTES_PER_RECORD = 250
 """Disk that a record of the topic and its version at the API take together, at the most."""
 
-_CACHE_KIB = 48 * 1024
+_CACHE_KIB = 24 * 1024
+"""For pages, and as much again while something is sorted."""
 
 # Nothing in it outlives the process: no journal, no waiting for the disk.
 _PRAGMAS = (

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.structs import ConsumerRecord
 
 from producer.errors import SessionOver
-from producer.kafka.failures import within
+from producer.kafka.failures import FAILURES, within
 from producer.verify.store import Record
 
 ConsumerRecords = Sequence[ConsumerRecord[bytes, bytes]]
 
 _ASK = 30.0
+_FAREWELL = 2.0
 _AT_ONCE = 100
 """Records in memory at a time: with values of at most some 1.5 MB each, the limit of a ticket."""
 
@@ -49,6 +51,8 @@ class TicketsTopic:
             Refused: no right to read the topic.
         """
         ends = {TopicPartition(self._topic, p): end for p, (start, end) in spans.items() if start < end}
+        if not ends:
+            return {}  # aiokafka's `stop` hangs when nothing is assigned while a fetch is under way
         self._consumer.assign(list(ends))
         for asked in ends:
             self._consumer.seek(asked, spans[asked.partition][0])
@@ -90,9 +94,12 @@ async def open_topic(options: dict[str, Any], topic: str) -> AsyncIterator[Ticke
     try:
         async with within(_ASK, "connect"):
             await consumer.start()
+            await asyncio.sleep(0)  # lets its tasks begin: `stop` trips over one that never did
         yield TicketsTopic(consumer, topic)
     finally:
-        await consumer.stop()
+        with suppress(TimeoutError, *FAILURES):
+            async with asyncio.timeout(_FAREWELL):
+                await consumer.stop()
 
 
 def understand(record: ConsumerRecord[bytes, bytes], partition: int, source: bytes) -> Record | None:
