@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
+from confluent_kafka import Message as KafkaMessage
 
 from producer.sandbox.zendesk import Offered
 
@@ -83,14 +84,29 @@ class Reader:
                 if (error := message.error()) is not None:
                     assert error.code() == KafkaError._PARTITION_EOF, error
                     # Of a read_committed reader this is the last stable offset: the end only when nothing is open.
-                    if message.offset() >= ends.get(message.partition(), 0):
-                        ends.pop(message.partition(), None)
+                    if place(message)[1] >= ends.get(place(message)[0], 0):
+                        ends.pop(place(message)[0], None)
                     continue
-                headers = {name: value.decode() for name, value in message.headers() or []}
-                read.append(Message(message.partition(), message.offset(), message.key(), message.value(), headers))
+                headers: dict[str, str] = {}
+                for each in message.headers() or []:
+                    assert isinstance(each, tuple)
+                    assert isinstance(each[1], bytes)
+                    headers[each[0]] = each[1].decode()
+                key, value = message.key(), message.value()
+                assert isinstance(key, bytes)
+                assert value is None or isinstance(value, bytes)
+                read.append(Message(*place(message), key, value, headers))
         finally:
             consumer.close()
         return sorted(read, key=lambda message: (message.partition, message.offset))
+
+
+def place(message: KafkaMessage) -> tuple[int, int]:
+    """Partition and offset."""
+    partition, offset = message.partition(), message.offset()
+    assert partition is not None
+    assert offset is not None
+    return partition, offset
 
 
 def faults(messages: Iterable[Message], truth: Iterable[Offered]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import pytest
@@ -43,10 +43,7 @@ class Export:
         rows.sort()
         ended = len(rows) <= per_page
         extended = not ended and rows[0][0] == rows[per_page - 1][0]
-        if extended:
-            rows = [row for row in rows if row[0] == rows[0][0]]
-        else:
-            rows = rows[:per_page]
+        rows = [row for row in rows if row[0] == rows[0][0]] if extended else rows[:per_page]
         return Answer(
             json.dumps(
                 {
@@ -86,8 +83,9 @@ def replay(steps: Steps, per_page: int, read: Reader) -> tuple[list[tuple[int, i
         if page is None:
             return True
         if commit:
-            for version in page.versions:
-                published.append((version.id, version.stamp, json.loads(version.value)["revision"]))
+            published.extend(
+                (version.id, version.stamp, json.loads(version.value)["revision"]) for version in page.versions
+            )
             position = page.position
         return page.caught_up
 
@@ -188,7 +186,7 @@ def checkpoint(position: Position) -> Checkpoint:
     )
 
 
-def rows(*tickets: dict[str, object]) -> list[Row]:
+def rows(*tickets: Mapping[str, object]) -> list[Row]:
     return slice_page(json.dumps({"tickets": tickets, "end_of_stream": True}).encode()).rows
 
 

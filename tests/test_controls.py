@@ -16,6 +16,7 @@ import producer.kafka.session as session_module
 import producer.zendesk.time_export as export_module
 from producer.errors import SessionOver
 from producer.events import Committed, Retrying
+from producer.kafka.batches import batches_by_partition
 from producer.kafka.session import Session
 from producer.kafka.transactions import TransactionalProducer
 from producer.model import Checkpoint, Position, Record, Version
@@ -168,7 +169,7 @@ class DoesNotAwait(Session):
     """Wrong: hands the records over and commits, as aiokafka's own examples do."""
 
     async def _append(self, records: Sequence[Record], successor: Checkpoint) -> tuple[int, ...]:
-        for partition, batches in session_module.batches_by_partition(records, len(successor.ends)).items():
+        for partition, batches in batches_by_partition(records, len(successor.ends)).items():
             await self._producer.send(successor.tickets_topic, partition, batches)
         return successor.ends
 
