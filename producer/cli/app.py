@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from producer import __version__
-from producer.cli import broker, config, demo, health, run, simulate, verify
+from producer.cli import broker, checkpoint, config, demo, health, run, simulate, topics, verify
 
 if TYPE_CHECKING:
     from producer.settings import Settings
@@ -59,6 +59,8 @@ def _global_options(
 # Each module imports only typer and the standard library at its top, so that `--help` stays fast.
 app.command("run")(run.run)
 app.command("health")(health.health)
+app.add_typer(topics.app, name="topics")
+app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(config.app, name="config")
 app.command("verify")(verify.verify)
 app.command("demo")(demo.demo)

@@ -5,6 +5,7 @@
 - `transactions` wraps one aiokafka producer so that what it cannot promise is never relied on
 - `batches` turns records into batches per partition
 - `checkpoints` reads committed checkpoints
+- `surgery` shows and moves a checkpoint for a person
 - `topics` lists, creates and inspects topics
 - `connection` opens clients and tells why a cluster cannot be reached; `failures` says what a Kafka error means for us
 """

@@ -143,7 +143,9 @@ async def accept(settings: Settings, survey: Survey, offsets: Offsets, found: Ch
                 hint="restore it, or use `zendesk-producer checkpoint set` to go on or to start over",
             )
         await asyncio.sleep(1)  # a new leader may learn the high watermark a moment late
-    if found.end_time is None or (found.seq == 0 and settings.zendesk.start_time is not None):
+    # Until its first page a first start may be corrected. A position that a person has set (another generation) is final.
+    correctable = found.seq == 0 and found.generation == 1 and settings.zendesk.start_time is not None
+    if found.end_time is None or correctable:
         start_time = _start_time(settings)
         return found.replace(start=start_time, end_time=start_time, boundary={})
     return found

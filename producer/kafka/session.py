@@ -25,7 +25,7 @@ from aiokafka.structs import RecordMetadata
 
 from producer import __version__
 from producer.errors import Fenced, Misconfigured, SessionOver, Unpublishable
-from producer.events import Observer, Opened
+from producer.events import Noticed, Observer, Opened
 from producer.kafka.batches import Batch, batches_by_partition, partition_of, record_size
 from producer.kafka.checkpoints import CheckpointReader, Offsets, checkpoint_key, close_quietly
 from producer.kafka.connection import client_options, why_unreachable
@@ -219,6 +219,8 @@ async def open_session(
                 checkpoint = await first_checkpoint(settings, survey, reader, offsets, key, stream)
             else:
                 checkpoint = await accept(settings, survey, offsets, recovered)
+                if held is None and settings.zendesk.start_time not in (None, checkpoint.start):
+                    tell(Noticed("start_time", "zendesk.start_time is ignored: the checkpoint says where to go on"))
             await producer.warm(checkpoint.tickets_topic, checkpoint.checkpoints_topic)
         session = Session(producer, reader, checkpoint.replace(instance=instance), partition, end)
         await session.commit([], session.checkpoint)

@@ -114,7 +114,8 @@ def _one_line(value: SecretStr) -> SecretStr:
     return value
 
 
-def _start_time(value: object) -> int:
+def parse_start_time(value: object) -> int:
+    """Unix seconds of a date with zone (ISO 8601) or of Unix seconds as text; ValueError says what else is expected."""
     text = str(value).strip()
     if re.fullmatch(r"-?\d{1,18}", text):
         moment = int(text)
@@ -238,11 +239,11 @@ class ZendeskSettings(_Group):
     email: Annotated[str, AfterValidator(_email)] | None = Field(default=None, description="Who signs in with Basic.")
     api_token: _Secret | None = Field(default=None, description="The API token of zendesk.email.")
     password: _Secret | None = Field(default=None, description="The password of zendesk.email.")
-    start_time: Annotated[int, BeforeValidator(_start_time), WithJsonSchema({"type": ["string", "integer"]})] | None = (
-        Field(
-            default=None,
-            description="Where an account without a checkpoint begins: ISO 8601 with a zone, or Unix seconds.",
-        )
+    start_time: (
+        Annotated[int, BeforeValidator(parse_start_time), WithJsonSchema({"type": ["string", "integer"]})] | None
+    ) = Field(
+        default=None,
+        description="Where an account without a checkpoint begins: ISO 8601 with a zone, or Unix seconds.",
     )
     requests_per_minute: float = Field(
         default=10, gt=0, allow_inf_nan=False, description="Export requests per minute that we allow ourselves."

@@ -1,0 +1,109 @@
+"""`zendesk-producer checkpoint`: where an account is, and how to move it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from producer.model import Checkpoint
+
+app = typer.Typer(help="Where the account is, and how to move it.", no_args_is_help=True)
+
+_Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+
+@app.command()
+def show(
+    context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="The record itself.")] = False
+) -> None:
+    """Show the newest committed checkpoint. Disturbs nobody and writes nothing."""
+    import asyncio
+
+    from producer.kafka.surgery import newest_checkpoint
+
+    checkpoint = asyncio.run(newest_checkpoint(context.obj()))
+    if as_json:
+        typer.echo("null" if checkpoint is None else checkpoint.to_bytes().decode())
+        return
+    if checkpoint is None:
+        typer.echo("no checkpoint yet")
+        return
+    rows = {
+        "account": f"{checkpoint.account}/{checkpoint.stream}",
+        "position": _date(checkpoint.end_time),
+        "boundary": f"{len(checkpoint.boundary):,} tickets handled at or after it",
+        "generation": f"{checkpoint.generation}, page {checkpoint.seq}",
+        "from": _date(checkpoint.start),
+        "skipped": ", ".join(f"{_date(low)} to {_date(high)}" for low, high in checkpoint.skipped) or "nothing",
+        "caught up": "not yet" if checkpoint.caught_up is None else _date(int(checkpoint.caught_up[0])),
+        "topics": f"{checkpoint.tickets_topic} ({len(checkpoint.ends)} partitions, our appends end at {list(checkpoint.ends)})",
+        "instance": checkpoint.instance or "none",
+        "written": f"{checkpoint.written_at} by {checkpoint.program}",
+    }
+    for name, text in rows.items():
+        typer.echo(f"{name:<11} {text}")
+
+
+@app.command("set")
+def set_(
+    context: typer.Context,
+    start_time: Annotated[str, typer.Option(help="ISO 8601 with zone, or Unix seconds.")],
+    yes: _Yes = False,
+) -> None:
+    """Move the account to a position, in a new generation. A living service goes on from there at once."""
+    from producer.settings.model import parse_start_time
+
+    try:
+        position = parse_start_time(start_time)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--start-time") from None
+    _move(context, position, yes)
+
+
+@app.command()
+def reset(context: typer.Context, yes: _Yes = False) -> None:
+    """Forget the position: the next start takes zendesk.start_time, in a new generation."""
+    _move(context, None, yes)
+
+
+def _move(context: typer.Context, start_time: int | None, yes: bool) -> None:
+    import asyncio
+    import sys
+
+    from producer.kafka.surgery import Declined, move_checkpoint
+
+    def confirm(old: Checkpoint | None, new: Checkpoint) -> bool:
+        typer.echo(f"{_date(old.end_time) if old else 'no checkpoint'}  ->  {_date(new.end_time)}")
+        typer.echo(_consequence(old, new))
+        if yes:
+            return True
+        if not sys.stdin.isatty():
+            raise typer.BadParameter("nobody is here to be asked; give --yes to do it all the same")
+        return typer.confirm("Write it?")
+
+    try:
+        written = asyncio.run(move_checkpoint(context.obj(), start_time, confirm, typer.echo))
+    except Declined as declined:
+        typer.echo(str(declined))
+        raise typer.Exit(1) from None
+    typer.echo(f"written: generation {written.generation}, {_date(written.end_time)}")
+
+
+def _consequence(old: Checkpoint | None, new: Checkpoint) -> str:
+    if new.end_time is None:
+        return "The next start takes zendesk.start_time; what was published before may be published again."
+    if old is None or old.end_time is None:
+        return "Everything from there on will be published, whatever the topic already holds."
+    if new.end_time < old.end_time:
+        return f"Versions stamped from {_date(new.end_time)} to {_date(old.end_time)} will be published again."
+    return f"Versions stamped from {_date(old.end_time)} to {_date(new.end_time)} will be skipped, and recorded as skipped."
+
+
+def _date(position: int | None) -> str:
+    from datetime import UTC, datetime
+
+    if position is None:
+        return "no position"
+    return f"{datetime.fromtimestamp(position, UTC):%Y-%m-%dT%H:%M:%SZ} ({position})"

@@ -1,0 +1,55 @@
+"""`zendesk-producer topics`: the topics as the promise needs them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="The topics as the promise needs them.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Keeps `create` a command of its own while it is the only one."""
+
+
+@app.command()
+def create(
+    context: typer.Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be done.")] = False,
+) -> None:
+    """Create the topics that are missing, and inspect those that exist. Exit code 78 when one of them is unsafe."""
+    import asyncio
+
+    from producer.errors import Misconfigured
+    from producer.kafka.connection import client_options
+    from producer.kafka.failures import within
+    from producer.kafka.topics import inspect, open_admin, plans
+
+    settings = context.obj()
+    wanted = plans(settings.topics)
+
+    async def work() -> None:
+        async with within(30, "manage the topics"), open_admin(client_options(settings.kafka)) as admin:
+            survey = await admin.survey()
+            missing = [plan for plan in wanted if plan.name not in survey.topics]
+            there = [plan.name for plan in wanted if plan.name in survey.topics]
+            for plan in missing:
+                configs = " ".join(f"{name}={value}" for name, value in plan.configs.items())
+                typer.echo(
+                    f"{'would create' if dry_run else 'creating'} {plan.name}: {plan.partitions} partitions, {configs}"
+                )
+            if missing and not dry_run:
+                for warning in await admin.create(missing, survey.brokers):
+                    typer.echo(f"warning: {warning}")
+            configs_there = await admin.configs(*there) if there else {}
+            errors, warnings = inspect(settings.topics, survey, configs_there)
+            for name in there:
+                typer.echo(f"exists: {name}")
+            for warning in warnings:
+                typer.echo(f"warning: {warning}")
+            if errors:
+                raise Misconfigured("; ".join(errors))
+
+    asyncio.run(work())
