@@ -323,9 +323,16 @@ def test_nothing_is_left_behind_when_the_parent_is_killed() -> None:
         finally:
             parent.kill()
     wait_for(lambda: not processes_naming(data_dir) and not Path(data_dir).exists())
+    wait_for(lambda: refused(servers))  # a process that ends gives up its name before its sockets
+
+
+def refused(servers: str) -> bool:
     host, port = servers.split(":")
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection((host, int(port)))
+    try:
+        socket.create_connection((host, int(port))).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def test_the_command_runs_until_sigterm_and_ends_cleanly() -> None:

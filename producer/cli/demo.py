@@ -10,6 +10,12 @@ import typer
 def demo(
     tickets: Annotated[int, typer.Option(min=5_000, help="Tickets of the pretend account.")] = 20_000,
     seed: Annotated[int, typer.Option(help="The same seed makes the same account and the same kills.")] = 1,
+    kafka: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="A broker to use instead of booting one; the demo gets topics of its own."
+        ),
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything running until Ctrl-C.")] = False,
 ) -> None:
     """Publish a pretend account to a real Kafka while being killed again and again, and judge the topic at the end.
@@ -27,7 +33,7 @@ def demo(
     from producer.verify.report import plain, show
 
     async def until_told() -> int:
-        playing = asyncio.ensure_future(play(Demo(tickets=tickets, seed=seed, keep=keep)))
+        playing = asyncio.ensure_future(play(Demo(tickets=tickets, seed=seed, keep=keep, kafka=kafka)))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, playing.cancel)

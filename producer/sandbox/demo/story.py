@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 import shutil
 import tempfile
 import time
@@ -38,6 +39,8 @@ class Demo:
     page_size: int = 500
     seed: int = 1
     keep: bool = False
+    kafka: str | None = None
+    """Bootstrap servers of a broker that runs already; None boots one."""
 
 
 async def play(demo: Demo) -> Verdict:
@@ -47,10 +50,11 @@ async def play(demo: Demo) -> Verdict:
         MissingPrerequisite: neither Java with Maven nor Docker, said before anything is downloaded or started.
         DemoFailed: a part did not do what it had to.
     """
-    check_prerequisites()
+    if demo.kafka is None:
+        check_prerequisites()
     show = display()
     try:
-        async with parts(demo, show) as (settings, service, zendesk, kafka):
+        async with parts(demo, show) as (settings, service, zendesk):
             state = await backfill_under_fire(demo, settings, service, zendesk, show)
             await service.stop()
             show.say(
@@ -60,24 +64,19 @@ async def play(demo: Demo) -> Verdict:
             show.close()
             await print_samples(settings)
             if demo.keep:
-                await stay(settings, service, zendesk, kafka, verdict)
+                await stay(settings, service, zendesk, verdict)
             return verdict
     finally:
         show.close()
 
 
 @asynccontextmanager
-async def parts(demo: Demo, show: Display) -> AsyncIterator[tuple[Settings, Process, str, Cluster]]:
+async def parts(demo: Demo, show: Display) -> AsyncIterator[tuple[Settings, Process, str]]:
     """A real Kafka, the pretend Zendesk, and the service between them, which is not yet started."""
     async with AsyncExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="zendesk-producer-demo-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        began = time.monotonic()
-        found = await asyncio.to_thread(provision, show.say)
-        kafka = Cluster(provision=found, say=show.say)
-        stack.push_async_callback(asyncio.to_thread, kafka.stop)
-        await asyncio.to_thread(kafka.start)
-        show.say(f"A real Apache Kafka listens on {kafka.bootstrap_servers} ({time.monotonic() - began:.1f} s).")
+        kafka = demo.kafka or await boot(stack, show)
         ready = folder / "zendesk"
         simulator = Process(
             "the pretend Zendesk",
@@ -111,7 +110,8 @@ async def parts(demo: Demo, show: Display) -> AsyncIterator[tuple[Settings, Proc
             "zendesk.requests_per_minute": f"{per_minute * 0.95:g}",
             "zendesk.page_size": str(demo.page_size),
             "zendesk.poll_interval": "0.5",
-            "kafka.bootstrap_servers": kafka.bootstrap_servers,
+            "kafka.bootstrap_servers": kafka,
+            **({} if demo.kafka is None else own_topics()),
             "http.enabled": "false",
             "log.format": "json",
         }
@@ -119,7 +119,26 @@ async def parts(demo: Demo, show: Display) -> AsyncIterator[tuple[Settings, Proc
         environment = {f"PRODUCER_{name.replace('.', '__').upper()}": value for name, value in chosen.items()}
         service = Process("the service", ["run"], folder / "service.log", environment)
         stack.push_async_callback(service.stop)
-        yield settings, service, zendesk, kafka
+        yield settings, service, zendesk
+
+
+async def boot(stack: AsyncExitStack, show: Display) -> str:
+    """A Kafka of our own, until the stack unwinds; answers its bootstrap servers."""
+    began = time.monotonic()
+    found = await asyncio.to_thread(provision, show.say)
+    cluster = Cluster(provision=found, say=show.say)
+    stack.push_async_callback(asyncio.to_thread, cluster.stop)
+    await asyncio.to_thread(cluster.start)
+    show.say(f"A real Apache Kafka listens on {cluster.bootstrap_servers} ({time.monotonic() - began:.1f} s).")
+    return cluster.bootstrap_servers
+
+
+def own_topics() -> dict[str, str]:
+    """Topics of this play alone: a broker that runs already may have seen others."""
+    prefix = f"demo-{secrets.token_hex(4)}"
+    return {
+        f"topics.{name}": f"{prefix}.{name.replace('_', '-')}" for name in ("tickets", "checkpoints", "dead_letters")
+    }
 
 
 async def backfill_under_fire(demo: Demo, settings: Settings, service: Process, zendesk: str, show: Display) -> State:
@@ -229,10 +248,10 @@ def _sample(record: Any) -> Iterable[str]:
     )
 
 
-async def stay(settings: Settings, service: Process, zendesk: str, kafka: Cluster, verdict: Verdict) -> None:
+async def stay(settings: Settings, service: Process, zendesk: str, verdict: Verdict) -> None:
     """Leave everything running until Ctrl-C, and say how to look around."""
     await service.start()
-    servers = kafka.bootstrap_servers
+    servers = ",".join(settings.kafka.bootstrap_servers)
     print(
         f"\nverdict: {'clean' if verdict.clean else 'NOT CLEAN'}. Everything goes on running until Ctrl-C. To look around:\n\n"
         f"  kcat -b {servers} -C -t {settings.topics.tickets} -o -3 -e -f '%k %h\\n%s\\n'\n"
