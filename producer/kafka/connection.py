@@ -97,5 +97,5 @@ async def why_unreachable(settings: KafkaSettings) -> ProducerError:
             said.append(f"{server}: {error or type(error).__name__}")
     return Unavailable(
         f"no Kafka bootstrap server can be used ({'; '.join(said)})",
-        hint="check kafka.bootstrap_servers and kafka.security_protocol; the service goes on trying",
+        hint="check kafka.bootstrap_servers and kafka.security_protocol",
     )

@@ -13,7 +13,7 @@ import aiohttp
 
 from producer import __version__
 from producer.errors import BadAnswer, Misconfigured, ProducerError, Refused, TooLarge, Unavailable
-from producer.events import Answered, Observer
+from producer.events import Answered, Noticed, Observer
 from producer.settings import Settings
 from producer.zendesk import answers
 from producer.zendesk.auth import authorization
@@ -39,6 +39,7 @@ class Client:
 
     def __init__(self, settings: Settings, session: aiohttp.ClientSession, tell: Observer) -> None:
         self.clock = ServerClock()
+        self._noticed: set[str] = set()
         self._zendesk = settings.zendesk
         self._secrets = settings.secrets()
         self._session = session
@@ -86,6 +87,12 @@ class Client:
             raise Unavailable(
                 f"{self._zendesk.base_url} after {time.monotonic() - started:.1f} s: {answers.redact(what, self._secrets)}"
             ) from None
+
+    def notice(self, kind: str, text: str) -> None:
+        """Tell something odd about this account's answers, once per process."""
+        if kind not in self._noticed:
+            self._noticed.add(kind)
+            self._tell(Noticed(kind, text))
 
     async def _take(self, response: aiohttp.ClientResponse, started: float) -> Answer:
         headers = response.headers

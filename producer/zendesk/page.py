@@ -30,6 +30,9 @@ class _Head(msgspec.Struct):
     status: str | None = None
 
 
+_LATEST = 2**33
+"""Unix seconds, in the year 2242: beyond lie milliseconds and nonsense."""
+
 _envelope = msgspec.json.Decoder(_Envelope)
 _head = msgspec.json.Decoder(_Head)
 
@@ -87,6 +90,8 @@ def _row(index: int, raw: msgspec.Raw) -> Row:
             if head.updated_at is None:
                 raise ValueError("neither generated_timestamp nor updated_at")
             stamp = int(datetime.fromisoformat(head.updated_at).timestamp())
+        if not 0 <= stamp < _LATEST:
+            raise ValueError(f"its stamp {stamp} is no time in Unix seconds")
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise BadAnswer(
             f"the ticket at index {index} of the page cannot be used: {error}; it begins {value[:80]!r}"

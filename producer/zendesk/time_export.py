@@ -87,6 +87,14 @@ class TimeExport:
             answer = await self._ask(position.end_time)
             page = read_page(position, answer)
             if page is not None:
+                if page.unstamped:
+                    self._client.notice(
+                        "unstamped", "tickets without generated_timestamp: their updated_at is taken for it"
+                    )
+                if page.stale:
+                    self._client.notice(
+                        "stale", "rows older than a published version of their ticket are not published"
+                    )
                 return page
         raise Pinned(
             f"{EMPTY_ANSWERS} answers without a ticket from start_time {position.end_time}, and the stream did not end"
