@@ -43,8 +43,7 @@ class Budget:
         """Obey the rate-limit headers of an answer: nothing left means nothing before the window's end.
 
         Both spellings that carry the time left are read: `zendesk-ratelimit-incremental-exports: total=10; remaining=0;
-        resets=2` of the exports, and the account's `ratelimit-remaining` with `ratelimit-reset` (README, "Rate
-        limits").
+        resets=2` of the exports, and the account's `ratelimit-remaining` with `ratelimit-reset`.
         """
         if exports := _EXPORTS.search(headers.get("zendesk-ratelimit-incremental-exports", "")):
             remaining, resets = exports.groups()
