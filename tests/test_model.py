@@ -1,0 +1,60 @@
+"""Checkpoints on the wire, and where a key's records go."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from producer.errors import Misconfigured
+from producer.kafka.batches import BATCH_BYTES, batches_by_partition, partition_of
+from producer.model import Checkpoint, Position, Record, Seen
+from tests.test_boundary import checkpoint
+
+seen = st.builds(Seen, st.integers(0, 2**33), st.text(max_size=16), st.text(max_size=16))
+positions = st.builds(Position, st.integers(0, 2**33), st.dictionaries(st.integers(1, 2**53), seen, max_size=5))
+
+
+@given(positions)
+def test_a_checkpoint_comes_back_as_it_was_written(position: Position) -> None:
+    written = checkpoint(position).replace(skipped=((1, 2),), caught_up=(5.0, 4))
+    assert Checkpoint.from_bytes(written.to_bytes()) == written
+
+
+def test_fields_of_newer_programs_are_kept() -> None:
+    raw = orjson.loads(checkpoint(Position(1)).to_bytes())
+    again = Checkpoint.from_bytes(orjson.dumps({**raw, "format": 2, "novelty": [1]}))
+    assert orjson.loads(again.to_bytes())["novelty"] == [1]
+
+
+def test_what_was_written_for_another_position_is_void() -> None:
+    raw = orjson.loads(checkpoint(Position(1)).replace(caught_up=(5.0, 1)).to_bytes())
+    assert Checkpoint.from_bytes(orjson.dumps({**raw, "seq": 99})).caught_up is None
+
+
+@pytest.mark.parametrize("value", [b"", b"nonsense", b"[]", b"{}", b'{"min_reader":1}'])
+def test_a_corrupt_checkpoint_is_refused_with_the_way_out(value: bytes) -> None:
+    with pytest.raises(Misconfigured, match="cannot be read") as caught:
+        Checkpoint.from_bytes(value)
+    assert "checkpoint set" in caught.value.hint
+
+
+def test_a_checkpoint_that_only_newer_programs_understand_is_refused() -> None:
+    raw = orjson.loads(checkpoint(Position(1)).to_bytes())
+    with pytest.raises(Misconfigured, match="reader of format 2"):
+        Checkpoint.from_bytes(orjson.dumps({**raw, "min_reader": 2}))
+
+
+@pytest.mark.parametrize(
+    ("key", "hash_"),  # of Kafka's own unit test of murmur2
+    [(b"21", -973932308), (b"foobar", -790332482), (b"a-little-bit-long-string", -985981536), (b"abc", 479470107)],
+)
+def test_a_key_goes_where_a_java_client_puts_it(key: bytes, hash_: int) -> None:
+    assert partition_of(key, 12) == (hash_ & 0x7FFFFFFF) % 12
+
+
+def test_a_batch_is_never_over_its_limit_unless_one_record_is() -> None:
+    values = [b"x" * 400_000] * 5 + [b"x" * (BATCH_BYTES + 1)] + [b"x"]
+    (batches,) = batches_by_partition([Record(b"1", value, []) for value in values], 1).values()
+    assert [len(batch) for batch in batches] == [2, 2, 1, 1, 1]
