@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Self
 
 import orjson
 
+from producer import __version__
 from producer.errors import Misconfigured
 
 FORMAT = 1
@@ -133,6 +135,11 @@ class Checkpoint:
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
+
+    def signed(self, **changes: Any) -> Self:
+        """A copy with some fields changed, as it is written now by this program."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return self.replace(**changes, written_at=now, program=f"zendesk-producer {__version__}")
 
     def to_bytes(self) -> bytes:
         """The record's value: JSON, format 1."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import UTC, datetime
 
+from producer.dates import utc
 from producer.model import Headers, Record, Version
 
 _ZENDESK_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
@@ -54,4 +54,4 @@ def event_time(version: Version) -> str:
     """RFC 3339: the ticket's `updated_at` where it looks as Zendesk writes it, else its stamp. Never foreign text."""
     if version.updated_at is not None and _ZENDESK_TIME.fullmatch(version.updated_at):
         return version.updated_at
-    return datetime.fromtimestamp(version.stamp, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return utc(version.stamp)

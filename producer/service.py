@@ -37,6 +37,7 @@ async def run(
     tell(Started(settings.zendesk.subdomain, instance, _summary(settings)))
     setbacks = Setbacks(settings.kafka.standby_seconds, give_up_after, tell)
     held: Checkpoint | None = None
+    take_over = False
     error: BaseException | None = None
     try:
         async with open_client(settings, tell) as client:
@@ -45,7 +46,7 @@ async def run(
                 session: Session | None = None
                 try:
                     async with (
-                        open_session(settings, instance, held, tell) as session,
+                        open_session(settings, instance, held, tell, take_over=take_over) as session,
                         open_time_export(
                             client, budget, settings.zendesk.page_size, session.check, stop, tell
                         ) as source,
@@ -56,12 +57,11 @@ async def run(
                     return
                 except (SessionOver, Retriable, Blocked) as failure:
                     wait = setbacks.after(failure, committed=session is not None and session.committed_pages > 0)
-                    taken_over = isinstance(failure, Fenced)
+                    # Whoever fenced us has had its time when the wait is over: then we fence, until it succeeds.
+                    take_over = isinstance(failure, Fenced) or (take_over and session is None)
                 finally:
                     held = session.checkpoint if session else held
                 await stop.sleep(wait)
-                if taken_over:
-                    held = None  # whoever fenced us has had its time: now we fence
     except BaseException as caught:
         error = caught
         raise

@@ -67,13 +67,8 @@ class Reader:
             }
         )
         read: list[Message] = []
+        ends = self._ends(topic)
         try:
-            partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
-            ends: dict[int, int] = {}
-            for partition in partitions:
-                low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
-                if low < high:
-                    ends[partition] = high
             consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in ends])
             deadline = time.monotonic() + 90  # longer than an abandoned transaction can hold readers back
             while ends:
@@ -99,6 +94,25 @@ class Reader:
         finally:
             consumer.close()
         return sorted(read, key=lambda message: (message.partition, message.offset))
+
+    def _ends(self, topic: str) -> dict[int, int]:
+        """High watermarks of the partitions that hold anything.
+
+        Asked by a consumer that does not read committed: to one that does, a broker names the last stable offset, which
+        stays behind for a moment after a commit is acknowledged, until the markers are written.
+        """
+        consumer = Consumer(
+            {"bootstrap.servers": self._servers, "group.id": "tests", "isolation.level": "read_uncommitted"}
+        )
+        try:
+            ends: dict[int, int] = {}
+            for partition in consumer.list_topics(topic, timeout=10).topics[topic].partitions:
+                low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+                if low < high:
+                    ends[partition] = high
+            return ends
+        finally:
+            consumer.close()
 
 
 def place(message: KafkaMessage) -> tuple[int, int]:

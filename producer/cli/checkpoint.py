@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from producer.dates import position
+
 if TYPE_CHECKING:
     from producer.model import Checkpoint
 
@@ -32,12 +34,12 @@ def show(
         return
     rows = {
         "account": f"{checkpoint.account}/{checkpoint.stream}",
-        "position": _date(checkpoint.end_time),
+        "position": position(checkpoint.end_time),
         "boundary": f"{len(checkpoint.boundary):,} tickets handled at or after it",
         "generation": f"{checkpoint.generation}, page {checkpoint.seq}",
-        "from": _date(checkpoint.start),
-        "skipped": ", ".join(f"{_date(low)} to {_date(high)}" for low, high in checkpoint.skipped) or "nothing",
-        "caught up": "not yet" if checkpoint.caught_up is None else _date(int(checkpoint.caught_up[0])),
+        "from": position(checkpoint.start),
+        "skipped": ", ".join(f"{position(low)} to {position(high)}" for low, high in checkpoint.skipped) or "nothing",
+        "caught up": "not yet" if checkpoint.caught_up is None else position(int(checkpoint.caught_up[0])),
         "topics": f"{checkpoint.tickets_topic} ({len(checkpoint.ends)} partitions, our appends end at {list(checkpoint.ends)})",
         "instance": checkpoint.instance or "none",
         "written": f"{checkpoint.written_at} by {checkpoint.program}",
@@ -56,10 +58,10 @@ def set_(
     from producer.settings.model import parse_start_time
 
     try:
-        position = parse_start_time(start_time)
+        start = parse_start_time(start_time)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--start-time") from None
-    _move(context, position, yes)
+    _move(context, start, yes)
 
 
 @app.command()
@@ -75,7 +77,7 @@ def _move(context: typer.Context, start_time: int | None, yes: bool) -> None:
     from producer.kafka.surgery import Declined, move_checkpoint
 
     def confirm(old: Checkpoint | None, new: Checkpoint) -> bool:
-        typer.echo(f"{_date(old.end_time) if old else 'no checkpoint'}  ->  {_date(new.end_time)}")
+        typer.echo(f"{position(old.end_time) if old else 'no checkpoint'}  ->  {position(new.end_time)}")
         typer.echo(_consequence(old, new))
         if yes:
             return True
@@ -88,7 +90,7 @@ def _move(context: typer.Context, start_time: int | None, yes: bool) -> None:
     except Declined as declined:
         typer.echo(str(declined))
         raise typer.Exit(1) from None
-    typer.echo(f"written: generation {written.generation}, {_date(written.end_time)}")
+    typer.echo(f"written: generation {written.generation}, {position(written.end_time)}")
 
 
 def _consequence(old: Checkpoint | None, new: Checkpoint) -> str:
@@ -97,13 +99,5 @@ def _consequence(old: Checkpoint | None, new: Checkpoint) -> str:
     if old is None or old.end_time is None:
         return "Everything from there on will be published, whatever the topic already holds."
     if new.end_time < old.end_time:
-        return f"Versions stamped from {_date(new.end_time)} to {_date(old.end_time)} will be published again."
-    return f"Versions stamped from {_date(old.end_time)} to {_date(new.end_time)} will be skipped, and recorded as skipped."
-
-
-def _date(position: int | None) -> str:
-    from datetime import UTC, datetime
-
-    if position is None:
-        return "no position"
-    return f"{datetime.fromtimestamp(position, UTC):%Y-%m-%dT%H:%M:%SZ} ({position})"
+        return f"Versions stamped from {position(new.end_time)} to {position(old.end_time)} will be published again."
+    return f"Versions stamped from {position(old.end_time)} to {position(new.end_time)} will be skipped, and recorded as skipped."

@@ -45,7 +45,7 @@ def _rows(settings: Settings) -> list[tuple[str, Any, str]]:
 
 
 def _in_words(name: str, value: Any) -> str:
-    from datetime import UTC, datetime
+    from producer.dates import position
 
     match value:
         case None:
@@ -55,7 +55,7 @@ def _in_words(name: str, value: Any) -> str:
         case list():
             return ",".join(value)
         case int() if name == "zendesk.start_time":
-            return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%dT%H:%M:%SZ} ({value})"
+            return position(value)
         case float():
             return f"{value:g}"
         case _:

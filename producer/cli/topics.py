@@ -23,15 +23,13 @@ def create(
     import asyncio
 
     from producer.errors import Misconfigured
-    from producer.kafka.connection import client_options
-    from producer.kafka.failures import within
     from producer.kafka.topics import inspect, open_admin, plans
 
     settings = context.obj()
     wanted = plans(settings.topics)
 
     async def work() -> None:
-        async with within(30, "manage the topics"), open_admin(client_options(settings.kafka)) as admin:
+        async with open_admin(settings.kafka) as admin:
             survey = await admin.survey()
             missing = [plan for plan in wanted if plan.name not in survey.topics]
             there = [plan.name for plan in wanted if plan.name in survey.topics]

@@ -1,18 +1,26 @@
-"""Reads committed checkpoints: the newest one of a key, up to the high watermark or as far as it is visible now."""
+"""Reads committed checkpoints: the newest one of a key, up to the high watermark or as far as it is visible now.
+
+Also tells where partitions end, which is how anyone knows that a topic is still the one it was.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka
 
+from producer.kafka.failures import ASK, within
 from producer.model import Checkpoint
 
 _FIRST_LOOK = 200
 """Records from the end that are looked at first; usually our newest checkpoint is among them."""
+
+_FAREWELL = 2.0
 
 
 def checkpoint_key(account: str, stream: str) -> bytes:
@@ -20,32 +28,13 @@ def checkpoint_key(account: str, stream: str) -> bytes:
     return f"{account}/{stream}".encode()
 
 
-class Offsets:
-    """High watermarks: where a partition ends, whether committed or not."""
-
-    def __init__(self, options: dict[str, Any]) -> None:
-        self._consumer = AIOKafkaConsumer(**options, enable_auto_commit=False, isolation_level="read_uncommitted")
-
-    async def start(self) -> None:
-        """Connect."""
-        await self._consumer.start()
-
-    async def high_watermarks(self, topic: str, partitions: int) -> tuple[int, ...]:
-        """One offset per partition."""
-        asked = [TopicPartition(topic, partition) for partition in range(partitions)]
-        ends = await self._consumer.end_offsets(asked)
-        return tuple(ends[partition] for partition in asked)
-
-    async def close(self) -> None:
-        """Disconnect."""
-        await self._consumer.stop()
-
-
 class CheckpointReader:
-    """Reads the checkpoint topic `read_committed`. Fetches only while it is asked for something."""
+    """Reads the checkpoint topic `read_committed`. Fetches only while it is asked for something. Use `open_reader`."""
 
     def __init__(self, options: dict[str, Any], topic: str) -> None:
         self._topic = topic
+        # Two, because the isolation level decides which end a broker names: of what is written, or of what is decided.
+        self._ends = AIOKafkaConsumer(**options, enable_auto_commit=False, isolation_level="read_uncommitted")
         self._consumer = AIOKafkaConsumer(
             **options,
             enable_auto_commit=False,
@@ -56,11 +45,21 @@ class CheckpointReader:
 
     async def start(self) -> None:
         """Connect."""
+        await self._ends.start()
         await self._consumer.start()
 
     async def close(self) -> None:
-        """Disconnect."""
-        await self._consumer.stop()
+        """Disconnect. A consumer that does not come to an end is left to the garbage collector."""
+        for consumer in (self._ends, self._consumer):
+            with contextlib.suppress(TimeoutError, kafka.KafkaError, OSError):
+                async with asyncio.timeout(_FAREWELL):
+                    await consumer.stop()
+
+    async def high_watermarks(self, topic: str, partitions: int) -> tuple[int, ...]:
+        """Where each partition of any topic ends, committed or not."""
+        asked = [TopicPartition(topic, partition) for partition in range(partitions)]
+        ends = await self._ends.end_offsets(asked)
+        return tuple(ends[partition] for partition in asked)
 
     async def stable_end(self, partition: int) -> int:
         """The last stable offset: where what is visible now ends."""
@@ -87,6 +86,13 @@ class CheckpointReader:
                 return found
             look *= 8
 
+    async def newest_anywhere(self, key: bytes, ends: Sequence[int]) -> tuple[int, Checkpoint] | None:
+        """As `newest`, in the first partition that has one, and that partition. `ends` are the high watermarks."""
+        for partition, end in enumerate(ends):
+            if (found := await self.newest(partition, key, end)) is not None:
+                return partition, found
+        return None
+
     async def newest_between(self, partition: int, key: bytes, start: int, end: int) -> Checkpoint | None:
         """The newest committed checkpoint of the key with an offset from `start` to before `end`."""
         if start >= end:
@@ -108,11 +114,17 @@ class CheckpointReader:
         return None if value is None else Checkpoint.from_bytes(value)
 
 
-async def close_quietly(*clients: CheckpointReader | Offsets) -> None:
-    """Disconnect readers; one that does not come to an end is left to the garbage collector."""
-    for client in clients:
-        try:
-            async with asyncio.timeout(2):
-                await client.close()
-        except (TimeoutError, kafka.KafkaError, OSError):
-            continue
+@asynccontextmanager
+async def open_reader(options: dict[str, Any], topic: str) -> AsyncIterator[CheckpointReader]:
+    """A connected reader of the checkpoint topic.
+
+    Raises:
+        SessionOver, Refused: as from `within`.
+    """
+    reader = CheckpointReader(options, topic)
+    try:
+        async with within(ASK, "connect"):
+            await reader.start()
+        yield reader
+    finally:
+        await reader.close()

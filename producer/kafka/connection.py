@@ -10,7 +10,7 @@ from aiokafka import errors as kafka
 from aiokafka.conn import create_conn
 from aiokafka.helpers import create_ssl_context
 
-from producer.errors import Misconfigured, ProducerError, Unavailable
+from producer.errors import Final, Misconfigured, ProducerError, Unavailable
 from producer.kafka.failures import meaning
 from producer.settings import KafkaSettings
 
@@ -92,7 +92,7 @@ async def why_unreachable(settings: KafkaSettings) -> ProducerError:
             )
         except (kafka.KafkaError, OSError) as error:
             told = meaning(error, f"connect to {server}")
-            if not isinstance(told, Unavailable) and hasattr(told, "exit_code"):
+            if isinstance(told, Final):
                 return told
             said.append(f"{server}: {error or type(error).__name__}")
     return Unavailable(

@@ -15,6 +15,10 @@ from producer.errors import ProducerError, Refused, SessionOver
 FAILURES = (kafka.KafkaError, AssertionError, AttributeError, OSError)
 
 
+ASK = 30.0
+"""Seconds for a question that a healthy cluster answers in a moment."""
+
+
 @asynccontextmanager
 async def within(seconds: float, doing: str) -> AsyncIterator[None]:
     """Give what is inside so many seconds, and let every failure of Kafka leave as one of ours.

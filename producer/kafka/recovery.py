@@ -4,95 +4,81 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
 from producer.errors import Misconfigured
 from producer.events import Noticed, Observer
-from producer.kafka.checkpoints import CheckpointReader, Offsets, close_quietly
-from producer.kafka.topics import Admin, Survey, inspect, plans
+from producer.kafka.checkpoints import CheckpointReader, open_reader
+from producer.kafka.connection import client_options
+from producer.kafka.topics import Survey, inspect, open_admin, plans
 from producer.model import Checkpoint
 from producer.settings import Settings
 
 
-async def prepare_topics(
-    settings: Settings, options: dict[str, Any], admin: Admin, key: bytes, *, first: bool, tell: Observer
-) -> Survey:
+async def prepare_topics(settings: Settings, key: bytes, *, first: bool, tell: Observer) -> Survey:
     """See that the topics are there and safe; on a first start create those that are missing."""
-    survey = await admin.survey()
-    missing = [plan for plan in plans(settings.topics) if plan.name not in survey.topics]
-    needed = [plan.name for plan in missing if plan.name != settings.topics.dead_letters]
-    if needed:
-        if not first:
-            raise Misconfigured(
-                f"topic {' and topic '.join(needed)} disappeared while we ran",
-                hint="nothing was lost here: restore the topic, or use `zendesk-producer checkpoint set` to start over",
+    async with open_admin(settings.kafka) as admin:
+        survey = await admin.survey()
+        missing = [plan for plan in plans(settings.topics) if plan.name not in survey.topics]
+        needed = [plan.name for plan in missing if plan.name != settings.topics.dead_letters]
+        if needed:
+            if not first:
+                raise Misconfigured(
+                    f"topic {' and topic '.join(needed)} disappeared while we ran",
+                    hint="nothing was lost here: restore the topic, or use `zendesk-producer checkpoint set` to start over",
+                )
+            await _refuse_to_start_over(settings, survey, key, needed)
+            if not settings.kafka.create_topics:
+                raise Misconfigured(
+                    f"topic {' and topic '.join(needed)} does not exist, and kafka.create_topics is off",
+                    hint="run `zendesk-producer topics create` with the rights to",
+                )
+            for warning in await admin.create(missing, survey.brokers):
+                tell(Noticed("replication", warning))
+            while not all(name in survey.topics for name in needed):  # brokers hear of it after the controller
+                await asyncio.sleep(0.05)
+                survey = await admin.survey()
+        elif first:
+            errors, warnings = inspect(
+                settings.topics, survey, await admin.configs(settings.topics.tickets, settings.topics.checkpoints)
             )
-        await _refuse_to_start_over(settings, options, survey, key, needed)
-        if not settings.kafka.create_topics:
-            raise Misconfigured(
-                f"topic {' and topic '.join(needed)} does not exist, and kafka.create_topics is off",
-                hint="run `zendesk-producer topics create` with the rights to",
-            )
-        for warning in await admin.create(missing, survey.brokers):
-            tell(Noticed("replication", warning))
-        while not all(name in survey.topics for name in needed):
-            await asyncio.sleep(
-                0.05
-            )  # until the brokers know what the controller has created; the caller has a deadline
-            survey = await admin.survey()
-    elif first:
-        errors, warnings = inspect(
-            settings.topics, survey, await admin.configs(settings.topics.tickets, settings.topics.checkpoints)
-        )
-        if errors:
-            raise Misconfigured("; ".join(errors))
-        for warning in warnings:
-            tell(Noticed("topic", warning))
+            if errors:
+                raise Misconfigured("; ".join(errors))
+            for warning in warnings:
+                tell(Noticed("topic", warning))
     return survey
 
 
-async def _refuse_to_start_over(
-    settings: Settings, options: dict[str, Any], survey: Survey, key: bytes, missing: Sequence[str]
-) -> None:
+async def _refuse_to_start_over(settings: Settings, survey: Survey, key: bytes, missing: Sequence[str]) -> None:
     """Before topics are created: there must be neither a checkpoint (tickets gone) nor tickets (checkpoint gone)."""
-    if (topic := survey.topics.get(settings.topics.checkpoints)) is not None:
-        reader, offsets = CheckpointReader(options, topic.name), Offsets(options)
-        try:
-            await reader.start()
-            await offsets.start()
-            for partition, end in enumerate(await offsets.high_watermarks(topic.name, topic.partitions)):
-                if await reader.newest(partition, key, end) is not None:
-                    raise Misconfigured(
-                        f"topic {' and topic '.join(missing)} does not exist, but {topic.name} holds a checkpoint of "
-                        f"{key.decode()}: the tickets were deleted, or topics.tickets has changed",
-                        hint="restore the name or the topic; to publish everything again use `zendesk-producer checkpoint set`",
-                    )
-        finally:
-            await close_quietly(reader, offsets)
-    elif (topic := survey.topics.get(settings.topics.tickets)) is not None:
-        offsets = Offsets(options)
-        try:
-            await offsets.start()
-            if any(await offsets.high_watermarks(topic.name, topic.partitions)):
-                raise _lost_checkpoint(settings, key)
-        finally:
-            await close_quietly(offsets)
+    checkpoints, tickets = (survey.topics.get(name) for name in (settings.topics.checkpoints, settings.topics.tickets))
+    if (left := checkpoints or tickets) is None:
+        return
+    async with open_reader(client_options(settings.kafka), settings.topics.checkpoints) as reader:
+        ends = await reader.high_watermarks(left.name, left.partitions)
+        if checkpoints is None and any(ends):
+            raise _lost_checkpoint(settings, key)
+        if checkpoints is not None and await reader.newest_anywhere(key, ends) is not None:
+            raise Misconfigured(
+                f"topic {' and topic '.join(missing)} does not exist, but {left.name} holds a checkpoint of "
+                f"{key.decode()}: the tickets were deleted, or topics.tickets has changed",
+                hint="restore the name or the topic; to publish everything again use `zendesk-producer checkpoint set`",
+            )
 
 
 async def first_checkpoint(
-    settings: Settings, survey: Survey, reader: CheckpointReader, offsets: Offsets, key: bytes, stream: str
+    settings: Settings, survey: Survey, reader: CheckpointReader, key: bytes, stream: str
 ) -> Checkpoint:
     """The checkpoint of an account that never had one (collision 2: only into an empty topic)."""
     topic = survey.topics[settings.topics.checkpoints]
-    for partition, end in enumerate(await offsets.high_watermarks(topic.name, topic.partitions)):
-        if await reader.newest(partition, key, end) is not None:
-            raise Misconfigured(
-                f"the checkpoint of {key.decode()} is in partition {partition} of {topic.name}, where it does not belong: the "
-                f"topic has been given more partitions (now {topic.partitions})",
-                hint="write it anew with `zendesk-producer checkpoint set`",
-            )
+    elsewhere = await reader.newest_anywhere(key, await reader.high_watermarks(topic.name, topic.partitions))
+    if elsewhere is not None:
+        raise Misconfigured(
+            f"the checkpoint of {key.decode()} is in partition {elsewhere[0]} of {topic.name}, where it does not belong: "
+            f"the topic has been given more partitions (now {topic.partitions})",
+            hint="write it anew with `zendesk-producer checkpoint set`",
+        )
     tickets = survey.topics[settings.topics.tickets]
-    ends = await offsets.high_watermarks(tickets.name, tickets.partitions)
+    ends = await reader.high_watermarks(tickets.name, tickets.partitions)
     if any(ends):
         raise _lost_checkpoint(settings, key)
     start_time = _start_time(settings)
@@ -112,7 +98,7 @@ async def first_checkpoint(
     )
 
 
-async def accept(settings: Settings, survey: Survey, offsets: Offsets, found: Checkpoint) -> Checkpoint:
+async def accept(settings: Settings, survey: Survey, reader: CheckpointReader, found: Checkpoint) -> Checkpoint:
     """The recovered checkpoint, if everything that it relies on still holds (collision 3)."""
     if found.cursor is not None:
         raise Misconfigured(
@@ -131,7 +117,7 @@ async def accept(settings: Settings, survey: Survey, offsets: Offsets, found: Ch
                 hint="change it back, or accept the new topic with `zendesk-producer checkpoint set`",
             )
     for last_try in (False, True):
-        ends = await offsets.high_watermarks(tickets.name, tickets.partitions)
+        ends = await reader.high_watermarks(tickets.name, tickets.partitions)
         short = [p for p, (now, then) in enumerate(zip(ends, found.ends, strict=True)) if now < then]
         if not short:
             break

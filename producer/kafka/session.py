@@ -17,27 +17,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from contextlib import aclosing, asynccontextmanager
 
 from aiokafka import errors as kafka
 from aiokafka.structs import RecordMetadata
 
-from producer import __version__
 from producer.errors import Fenced, Misconfigured, SessionOver, Unpublishable
 from producer.events import Noticed, Observer, Opened
 from producer.kafka.batches import Batch, batches_by_partition, partition_of, record_size
-from producer.kafka.checkpoints import CheckpointReader, Offsets, checkpoint_key, close_quietly
-from producer.kafka.connection import client_options, why_unreachable
-from producer.kafka.failures import within
+from producer.kafka.checkpoints import CheckpointReader, checkpoint_key, open_reader
+from producer.kafka.connection import client_options
+from producer.kafka.failures import ASK, within
 from producer.kafka.recovery import accept, first_checkpoint, prepare_topics
-from producer.kafka.topics import open_admin
 from producer.kafka.transactions import TRANSACTION_TIMEOUT_MS, TransactionalProducer
 from producer.model import Checkpoint, Record
 from producer.settings import Settings
 
 # Seconds. A read to the high watermark, or a start, may have to wait until the broker itself ends a transaction.
-_ASK = 30.0
 _FENCE = _RECOVER = TRANSACTION_TIMEOUT_MS / 1000 + 30
 COMMIT = 40.0
 HEARTBEAT = 6 * 3600.0
@@ -76,7 +72,7 @@ class Session:
             Fenced: the newest committed checkpoint names another instance or a higher generation.
             SessionOver: Kafka does not answer, or the checkpoint topic is not what it was.
         """
-        async with within(_ASK, "read the checkpoint topic"):
+        async with within(ASK, "read the checkpoint topic"):
             end = await self._reader.stable_end(self._partition)
             if end < self._stable_end:
                 raise SessionOver("the checkpoint topic has become shorter: it was truncated or created anew")
@@ -105,12 +101,7 @@ class Session:
         async with within(COMMIT, doing):
             await self._producer.begin()
             ends = await self._append(records, successor)
-            committed = successor.replace(
-                ends=ends,
-                instance=self.checkpoint.instance,
-                written_at=datetime.now(UTC).isoformat(timespec="seconds"),
-                program=f"zendesk-producer {__version__}",
-            )
+            committed = successor.signed(ends=ends, instance=self.checkpoint.instance)
             record = Record(self._key, committed.to_bytes(), [])
             (future,) = await self._producer.send(committed.checkpoints_topic, self._partition, [[record]])
             offset = (await future).offset
@@ -170,12 +161,13 @@ def raise_if_fenced(ours: Checkpoint, newest: Checkpoint) -> None:
 
 @asynccontextmanager
 async def open_session(
-    settings: Settings, instance: str, held: Checkpoint | None, tell: Observer
+    settings: Settings, instance: str, held: Checkpoint | None, tell: Observer, *, take_over: bool = False
 ) -> AsyncIterator[Session]:
     """Fence every other instance, recover the checkpoint, write our name into it, and hold the session while inside.
 
-    `held` is the last checkpoint that this process committed and still stands by (None at the start, and when it takes
-    over): a newer one of somebody else is then respected, not fenced. Leaving closes hard, whatever happened.
+    `held` is the last checkpoint that this process committed (None at its start, the only time when topics are created).
+    A newer one of somebody else is then respected, not fenced, unless we have stood by and `take_over`. Leaving closes
+    hard, whatever happened.
 
     Raises:
         Fenced: see `held`.
@@ -187,24 +179,13 @@ async def open_session(
     stream = "tickets"
     account = settings.zendesk.subdomain
     key = checkpoint_key(account, stream)
-    try:
-        async with within(_ASK, "list the topics"), open_admin(options) as admin:
-            survey = await prepare_topics(settings, options, admin, key, first=held is None, tell=tell)
-    except SessionOver as error:
-        if _unreachable(error):
-            raise await why_unreachable(settings.kafka) from None
-        raise
+    survey = await prepare_topics(settings, key, first=held is None, tell=tell)
     topic = survey.topics[settings.topics.checkpoints]
     partition = partition_of(account.encode(), topic.partitions)
-    reader = CheckpointReader(options, topic.name)
-    offsets = Offsets(options)
     producer = TransactionalProducer(options, transactional_id(settings, stream))
-    try:
-        async with within(_ASK, "connect"):
-            await reader.start()
-            await offsets.start()
-        if held is not None:
-            async with within(_ASK, "read the checkpoint"):
+    async with open_reader(options, topic.name) as reader, aclosing(producer):
+        if held is not None and not take_over:
+            async with within(ASK, "read the checkpoint"):
                 newest = await reader.newest(partition, key, await reader.stable_end(partition))
             if newest is not None and newest.instance:
                 raise_if_fenced(held, newest)
@@ -213,12 +194,12 @@ async def open_session(
         async with within(
             _RECOVER, f"read the checkpoint topic {topic.name} to its end (is a transaction left hanging?)"
         ):
-            (end,) = (await offsets.high_watermarks(topic.name, topic.partitions))[partition : partition + 1]
+            end = (await reader.high_watermarks(topic.name, topic.partitions))[partition]
             recovered = await reader.newest(partition, key, end)
             if recovered is None:
-                checkpoint = await first_checkpoint(settings, survey, reader, offsets, key, stream)
+                checkpoint = await first_checkpoint(settings, survey, reader, key, stream)
             else:
-                checkpoint = await accept(settings, survey, offsets, recovered)
+                checkpoint = await accept(settings, survey, reader, recovered)
                 if held is None and settings.zendesk.start_time not in (None, checkpoint.start):
                     tell(Noticed("start_time", "zendesk.start_time is ignored: the checkpoint says where to go on"))
             await producer.warm(checkpoint.tickets_topic, checkpoint.checkpoints_topic)
@@ -226,10 +207,3 @@ async def open_session(
         await session.commit([], session.checkpoint)
         tell(Opened(session.checkpoint, time.monotonic() - started))
         yield session
-    finally:
-        await producer.close()
-        await close_quietly(reader, offsets)
-
-
-def _unreachable(error: SessionOver) -> bool:
-    return isinstance(error.__cause__, kafka.KafkaConnectionError)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from contextlib import aclosing
+from dataclasses import dataclass
 
-from producer import __version__
+from producer.dates import position
 from producer.errors import Misconfigured, ProducerError
 from producer.kafka.batches import partition_of
-from producer.kafka.checkpoints import CheckpointReader, Offsets, checkpoint_key, close_quietly
+from producer.kafka.checkpoints import checkpoint_key, open_reader
 from producer.kafka.connection import client_options
-from producer.kafka.failures import within
+from producer.kafka.failures import ASK, within
 from producer.kafka.session import transactional_id
 from producer.kafka.topics import Survey, open_admin
 from producer.kafka.transactions import TRANSACTION_TIMEOUT_MS, TransactionalProducer
 from producer.model import Checkpoint, Record
 from producer.settings import Settings
 
-_ASK = 30.0
 _FENCE = TRANSACTION_TIMEOUT_MS / 1000 + 30
 
 Confirm = Callable[[Checkpoint | None, Checkpoint], bool]
@@ -29,16 +29,27 @@ class Declined(ProducerError):
     """The person said no; nothing was written."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a look at the cluster found; `ends` are those of the tickets topic, none where that is missing."""
+
+    survey: Survey
+    checkpoint: Checkpoint | None
+    ends: tuple[int, ...]
+
+
 async def newest_checkpoint(settings: Settings, stream: str = "tickets") -> Checkpoint | None:
     """The newest committed checkpoint, read without fencing anybody; None when there is none in any partition.
 
     Raises:
         Misconfigured: the record cannot be read.
-        SessionOver, Refused: Kafka cannot be used.
+        Unavailable, SessionOver, Refused: Kafka cannot be used.
     """
-    async with within(_ASK, "read the checkpoint"):
-        _, found, _ = await _look(settings, checkpoint_key(settings.zendesk.subdomain, stream))
-    return found
+
+    def unreadable(error: Misconfigured) -> None:
+        raise error
+
+    return (await _look(settings, checkpoint_key(settings.zendesk.subdomain, stream), unreadable)).checkpoint
 
 
 async def move_checkpoint(
@@ -48,97 +59,82 @@ async def move_checkpoint(
 
     Reads without fencing, shows, asks; then fences, reads again, and writes in one transaction. Mere progress in between is
     reported and taken over; another generation means that somebody else moved it: nothing is written, and it is asked
-    anew. The record names no instance, so that a living service goes on from it at once.
+    anew. The record names no instance, so that a living service goes on from it at once. A record that cannot be read is
+    said and counts as none: moving is the way out of it.
 
     Raises:
         Declined: `confirm` said no.
         Misconfigured: a topic is missing.
-        SessionOver, Refused: Kafka cannot be used.
+        Unavailable, SessionOver, Refused: Kafka cannot be used.
     """
     key = checkpoint_key(settings.zendesk.subdomain, stream)
+
+    def unreadable(error: Misconfigured) -> None:
+        say(f"{error}. It would be replaced.")
+
     while True:
-        async with within(_ASK, "read the checkpoint"):
-            survey, shown, ends = await _look_leniently(settings, key, say)
-        planned = _plan(settings, survey, shown, ends, start_time, stream)
-        if not confirm(shown, planned):
+        shown = await _look(settings, key, unreadable)
+        if not confirm(shown.checkpoint, _plan(settings, shown, start_time, stream)):
             raise Declined("nothing was written")
-        producer = TransactionalProducer(client_options(settings.kafka), transactional_id(settings, stream))
-        try:
+        async with aclosing(
+            TransactionalProducer(client_options(settings.kafka), transactional_id(settings, stream))
+        ) as producer:
             async with within(_FENCE, "take the lock of the account"):
                 await producer.start()
-            async with within(_FENCE, "write the checkpoint"):
-                survey, now, ends = await _look_leniently(settings, key, say)
-                if (now and now.generation) != (shown and shown.generation):
-                    say("Somebody else has moved the checkpoint meanwhile; nothing was written. Once more:")
-                    continue
-                if now is not None and shown is not None and now.end_time != shown.end_time:
-                    say(f"The service has moved on meanwhile, to {_date(now.end_time)}.")
-                planned = _plan(settings, survey, now, ends, start_time, stream)
-                topic = planned.checkpoints_topic
-                partition = partition_of(planned.account.encode(), planned.checkpoints_partitions)
-                await producer.warm(topic)
-                await producer.begin()
-                (future,) = await producer.send(topic, partition, [[Record(key, planned.to_bytes(), [])]])
-                await future
-                await producer.commit()
-                return planned
-        finally:
-            await producer.close()
+            now = await _look(settings, key, unreadable)
+            if _generation(now) != _generation(shown):
+                say("Somebody else has moved the checkpoint meanwhile; nothing was written. Once more:")
+                continue
+            if now.checkpoint and shown.checkpoint and now.checkpoint.end_time != shown.checkpoint.end_time:
+                say(f"The service has moved on meanwhile, to {position(now.checkpoint.end_time)}.")
+            planned = _plan(settings, now, start_time, stream)
+            async with within(ASK, "write the checkpoint"):
+                await _write(producer, planned, key)
+            return planned
 
 
-async def _look(settings: Settings, key: bytes) -> tuple[Survey, Checkpoint | None, tuple[int, ...]]:
-    """Topics, the newest checkpoint of the key in any partition (the right one first), and the tickets topic's ends."""
-    options = client_options(settings.kafka)
-    async with open_admin(options) as admin:
+async def _look(settings: Settings, key: bytes, unreadable: Callable[[Misconfigured], None]) -> _Found:
+    """Topics, the newest checkpoint of the key (the right partition's if it has one), and the tickets topic's ends."""
+    async with open_admin(settings.kafka) as admin:
         survey = await admin.survey()
-    tickets, checkpoints = survey.topics.get(settings.topics.tickets), survey.topics.get(settings.topics.checkpoints)
-    offsets = Offsets(options)
-    reader = CheckpointReader(options, settings.topics.checkpoints)
-    try:
-        await offsets.start()
-        ends = await offsets.high_watermarks(tickets.name, tickets.partitions) if tickets else ()
-        if checkpoints is None:
-            return survey, None, ends
-        await reader.start()
-        right = partition_of(settings.zendesk.subdomain.encode(), checkpoints.partitions)
-        highs = await offsets.high_watermarks(checkpoints.name, checkpoints.partitions)
-        for partition in sorted(range(checkpoints.partitions), key=lambda number: number != right):
-            if (found := await reader.newest(partition, key, highs[partition])) is not None:
-                return survey, found, ends
-        return survey, None, ends
-    finally:
-        await close_quietly(*((reader, offsets) if checkpoints else (offsets,)))
+    tickets, topic = survey.topics.get(settings.topics.tickets), survey.topics.get(settings.topics.checkpoints)
+    found: Checkpoint | None = None
+    ends: tuple[int, ...] = ()
+    async with (
+        open_reader(client_options(settings.kafka), settings.topics.checkpoints) as reader,
+        within(_FENCE, "read the checkpoint"),
+    ):
+        if tickets is not None:
+            ends = await reader.high_watermarks(tickets.name, tickets.partitions)
+        if topic is not None:
+            right = partition_of(settings.zendesk.subdomain.encode(), topic.partitions)
+            highs = await reader.high_watermarks(topic.name, topic.partitions)
+            try:
+                found = await reader.newest(right, key, highs[right])
+                if found is None and (elsewhere := await reader.newest_anywhere(key, highs)) is not None:
+                    _, found = elsewhere
+            except Misconfigured as error:
+                unreadable(error)
+    return _Found(survey, found, ends)
 
 
-async def _look_leniently(
-    settings: Settings, key: bytes, say: Callable[[str], None]
-) -> tuple[Survey, Checkpoint | None, tuple[int, ...]]:
-    """As `_look`, but a record that cannot be read is said and counts as none: moving is the way out of it."""
-    try:
-        return await _look(settings, key)
-    except Misconfigured as error:
-        say(f"{error}. It would be replaced.")
-    options = client_options(settings.kafka)
-    async with open_admin(options) as admin:
-        survey = await admin.survey()
-    offsets = Offsets(options)
-    try:
-        await offsets.start()
-        tickets = survey.topics.get(settings.topics.tickets)
-        return survey, None, await offsets.high_watermarks(tickets.name, tickets.partitions) if tickets else ()
-    finally:
-        await close_quietly(offsets)
+async def _write(producer: TransactionalProducer, checkpoint: Checkpoint, key: bytes) -> None:
+    topic = checkpoint.checkpoints_topic
+    partition = partition_of(checkpoint.account.encode(), checkpoint.checkpoints_partitions)
+    await producer.warm(topic)
+    await producer.begin()
+    (future,) = await producer.send(topic, partition, [[Record(key, checkpoint.to_bytes(), [])]])
+    await future
+    await producer.commit()
 
 
-def _plan(
-    settings: Settings,
-    survey: Survey,
-    old: Checkpoint | None,
-    ends: tuple[int, ...],
-    start_time: int | None,
-    stream: str,
-) -> Checkpoint:
+def _generation(found: _Found) -> int | None:
+    return found.checkpoint.generation if found.checkpoint else None
+
+
+def _plan(settings: Settings, found: _Found, start_time: int | None, stream: str) -> Checkpoint:
     """The checkpoint to write: topics, partitions and ends as they are now, so it is also the way out of collisions 2 and 3."""
+    survey, old = found.survey, found.checkpoint
     for name in (settings.topics.tickets, settings.topics.checkpoints):
         if name not in survey.topics:
             raise Misconfigured(f"topic {name} does not exist", hint="create it with `zendesk-producer topics create`")
@@ -158,7 +154,7 @@ def _plan(
         dead_letters_topic=settings.topics.dead_letters,
         checkpoints_topic=settings.topics.checkpoints,
         checkpoints_partitions=survey.topics[settings.topics.checkpoints].partitions,
-        ends=ends,
+        ends=found.ends,
         generation=max(old.generation + 1 if old else 1, int(time.time() * 1000)),
         seq=0,
         instance="",
@@ -166,10 +162,4 @@ def _plan(
         end_time=start_time,
         skipped=skipped,
         unknown=old.unknown if old else {},
-        written_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        program=f"zendesk-producer {__version__}",
-    )
-
-
-def _date(position: int | None) -> str:
-    return "no position" if position is None else datetime.fromtimestamp(position, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    ).signed()

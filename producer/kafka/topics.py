@@ -11,10 +11,11 @@ from aiokafka import errors as kafka
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from producer.errors import Misconfigured
+from producer.errors import Misconfigured, SessionOver
 from producer.kafka.batches import BATCH_BYTES
-from producer.kafka.failures import meaning
-from producer.settings import TopicsSettings
+from producer.kafka.connection import client_options, why_unreachable
+from producer.kafka.failures import ASK, meaning, within
+from producer.settings import KafkaSettings, TopicsSettings
 
 _WEEK_MS = str(7 * 24 * 3600 * 1000)
 _TICKETS_BYTES = 8 * 1024 * 1024
@@ -208,11 +209,24 @@ def inspect(
 
 
 @asynccontextmanager
-async def open_admin(options: dict[str, Any]) -> AsyncIterator[Admin]:
-    """An admin client for a few questions."""
-    client = AIOKafkaAdminClient(**options)
+async def open_admin(settings: KafkaSettings) -> AsyncIterator[Admin]:
+    """An admin client for a few questions; all of it, what is done inside included, within ASK seconds.
+
+    Whoever uses a cluster begins here, so this is where it is told why it cannot be used.
+
+    Raises:
+        Unavailable, Misconfigured, Refused: no bootstrap server can be used, and why.
+        SessionOver, Refused: as from `within`.
+    """
     try:
-        await client.start()
-        yield Admin(client)
-    finally:
-        await client.close()
+        async with within(ASK, "ask for the topics"):
+            client = AIOKafkaAdminClient(**client_options(settings))
+            try:
+                await client.start()
+                yield Admin(client)
+            finally:
+                await client.close()
+    except SessionOver as error:
+        if isinstance(error.__cause__, kafka.KafkaConnectionError):
+            raise await why_unreachable(settings) from None
+        raise

@@ -8,7 +8,7 @@ the late one may end a later transaction), and may wait for ever in nearly every
   session knows, since its `start` fences this one first;
 - a Produce or AddPartitionsToTxn that got no answer marks the producer `worn`: the transaction may finish (idempotence
   covers it), but there must be no other one after it;
-- `close` never asks the broker for anything.
+- `aclose` never asks the broker for anything.
 
 It reaches into private parts of aiokafka; tests/test_transactions.py holds them to what is assumed here.
 """
@@ -89,7 +89,7 @@ class TransactionalProducer:
         """Commit. Only after every future of the transaction was awaited: aiokafka itself does not look at them."""
         await self._producer.commit_transaction()
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Drop every connection and task, at once. An open transaction is ended by the next session, or by the broker."""
         sender, client = self._producer._sender.sender_task, self._producer.client
         tasks = [task for task in (sender, client._sync_task) if task is not None]

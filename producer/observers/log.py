@@ -17,6 +17,7 @@ from structlog.stdlib import BoundLogger, ProcessorFormatter
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from producer import __version__
+from producer.dates import utc
 from producer.errors import ProducerError
 from producer.events import (
     Answered,
@@ -33,7 +34,7 @@ from producer.events import (
     Waiting,
 )
 from producer.model import Checkpoint
-from producer.observers.status import Status, utc
+from producer.observers.status import Status
 from producer.settings import Settings
 
 HEARTBEAT = 300.0

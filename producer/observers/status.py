@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
 from producer import __version__
+from producer.dates import utc
 from producer.errors import Blocked, ProducerError
 from producer.events import (
     Answered,
@@ -33,11 +33,6 @@ STATES: tuple[State, ...] = get_args(State)
 GRACE = 240.0
 """Seconds without an event, beyond the last announced wait, until the loop counts as stuck. Longer than any deadline of
 the source or the publisher (the longest is 180 s), within which a healthy loop may have nothing to tell."""
-
-
-def utc(seconds: float) -> str:
-    """Unix seconds as an ISO 8601 date, whole seconds, UTC."""
-    return datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,12 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
 
+from producer.dates import utc
 from producer.errors import BadAnswer, Unavailable
 from producer.events import Event, Retrying
 from producer.model import Checkpoint, Position
@@ -58,7 +58,7 @@ async def read_export(
         return
     pages = max(1, math.ceil(at_most / settings.zendesk.page_size)) + 1
     say(
-        f"reading the API from {date(checkpoint.start)} to {date(until)}: up to {pages:,} requests at "
+        f"reading the API from {utc(checkpoint.start)} to {utc(until)}: up to {pages:,} requests at "
         f"{requests_per_minute:g} a minute, that is up to about {_span(pages * 60 / requests_per_minute)}"
     )
 
@@ -96,7 +96,7 @@ async def read_export(
                 break
             if time.monotonic() - said > _SAY_EVERY:
                 said = time.monotonic()
-                say(f"… {shown:,} versions, up to {date(position.end_time)}")
+                say(f"… {shown:,} versions, up to {utc(position.end_time)}")
     say(f"the API shows {shown:,} versions")
 
 
@@ -185,11 +185,6 @@ async def open_truth(settings: Settings, truth: str | None) -> AsyncIterator[Tru
     async with aiohttp.ClientSession(timeout=_TIMEOUT, trust_env=False) as session:
         found = Truth(session, url)
         yield found if truth is not None or await found.answers() else None
-
-
-def date(moment: int) -> str:
-    """A position for a person."""
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _offer(store: Store, versions: list[_Offered]) -> None:

@@ -14,12 +14,11 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.structs import ConsumerRecord
 
 from producer.errors import SessionOver
-from producer.kafka.failures import FAILURES, within
+from producer.kafka.failures import ASK, FAILURES, within
 from producer.verify.store import Record
 
 ConsumerRecords = Sequence[ConsumerRecord[bytes, bytes]]
 
-_ASK = 30.0
 _FAREWELL = 2.0
 _AT_ONCE = 100
 """Records in memory at a time: with values of at most some 1.5 MB each, the limit of a ticket."""
@@ -58,7 +57,7 @@ class TicketsTopic:
             self._consumer.seek(asked, spans[asked.partition][0])
         moved, positions = time.monotonic(), dict.fromkeys(ends, -1)
         while positions:
-            async with within(_ASK, f"read topic {self._topic}"):
+            async with within(ASK, f"read topic {self._topic}"):
                 fetched: Mapping[Any, ConsumerRecords] = await self._consumer.getmany(
                     *positions, timeout_ms=200, max_records=_AT_ONCE
                 )
@@ -92,7 +91,7 @@ async def open_topic(options: dict[str, Any], topic: str) -> AsyncIterator[Ticke
         auto_offset_reset="earliest",  # the first offset asked for may have been deleted
     )
     try:
-        async with within(_ASK, "connect"):
+        async with within(ASK, "connect"):
             await consumer.start()
             await asyncio.sleep(0)  # lets its tasks begin: `stop` trips over one that never did
         yield TicketsTopic(consumer, topic)

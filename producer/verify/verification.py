@@ -8,20 +8,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-from aiokafka import errors as kafka
-
+from producer.dates import utc
 from producer.errors import Misconfigured, SessionOver, Unavailable
 from producer.kafka.batches import partition_of
-from producer.kafka.checkpoints import CheckpointReader, Offsets, checkpoint_key, close_quietly
-from producer.kafka.connection import client_options, why_unreachable
-from producer.kafka.failures import within
+from producer.kafka.checkpoints import CheckpointReader, checkpoint_key, open_reader
+from producer.kafka.connection import client_options
+from producer.kafka.failures import ASK, within
 from producer.kafka.topics import open_admin
 from producer.kafka.transactions import TRANSACTION_TIMEOUT_MS
 from producer.model import Checkpoint
 from producer.settings import Settings
 from producer.verify.judge import Fault, Retention, Shown, disagreements, excuse, key_faults, page_faults
 from producer.verify.report import Verdict
-from producer.verify.source import Say, Truth, date, open_truth, read_export
+from producer.verify.source import Say, Truth, open_truth, read_export
 from producer.verify.store import Store, open_store
 from producer.verify.topic import ConsumerRecords, TicketsTopic, open_topic, understand
 from producer.zendesk.boundary import content_digest
@@ -29,7 +28,6 @@ from producer.zendesk.boundary import content_digest
 PATIENCE = TRANSACTION_TIMEOUT_MS / 1000 + 10
 """Seconds: a transaction that stays open for longer is stuck. The broker looks for such every ten."""
 
-_ASK = 30.0
 _SAY_EVERY = 5.0
 _STREAM = "tickets"
 
@@ -63,8 +61,6 @@ async def verify(
         with open_store(work_dir) as store:
             return await _Verification(settings, store, say, examples, patience).run(truth, requests_per_minute)
     except SessionOver as error:
-        if isinstance(error.__cause__, kafka.KafkaConnectionError):
-            raise await why_unreachable(settings.kafka) from None
         raise Unavailable(str(error), hint=error.hint) from error
 
 
@@ -82,44 +78,37 @@ class _Verification:
 
     async def run(self, truth: str | None, requests_per_minute: float) -> Verdict:
         partitions, checkpoint_partition, configs = await self._look_around()
-        checkpoints = CheckpointReader(self._options, self._settings.topics.checkpoints)
-        offsets = Offsets(self._options)
-        try:
-            async with within(_ASK, "connect"):
-                await checkpoints.start()
-                await offsets.start()
-            checkpoint = await self._newest_checkpoint(checkpoints, offsets, checkpoint_partition)
+        async with open_reader(self._options, self._settings.topics.checkpoints) as reader:
+            checkpoint = await self._newest_checkpoint(reader, checkpoint_partition)
             self._verdict.judged_by(checkpoint)
             self._say(
                 f"the checkpoint of generation {checkpoint.generation} covers {checkpoint.seq:,} pages"
-                + ("" if checkpoint.end_time is None else f", up to {date(checkpoint.end_time)}")
+                + ("" if checkpoint.end_time is None else f", up to {utc(checkpoint.end_time)}")
             )
             async with open_truth(self._settings, truth) as found:
                 if found is not None:
                     self._say(f"reading the ground truth {found.url}")
                     await found.read(checkpoint, self._store, self._say)
                 else:
-                    at_most = sum(await self._high_watermarks(offsets, partitions))
+                    at_most = sum(await self._high_watermarks(reader, partitions))
                     await read_export(self._settings, checkpoint, self._store, requests_per_minute, at_most, self._say)
                     self._verdict.note(
                         "the API shows no replaced versions: altered means here that hashes do not match"
                     )
-                ends = await self._high_watermarks(offsets, partitions)
+                ends = await self._high_watermarks(reader, partitions)
                 async with open_topic(self._options, self._topic) as topic:
                     await self._read_topic(topic, ends)
                     if found is not None:
                         await self._compare_with_offered(found)
                     await self._settle_doubtful(topic)
-            later = await self._newest_checkpoint(checkpoints, offsets, checkpoint_partition)
-        finally:
-            await close_quietly(checkpoints, offsets)
+            later = await self._newest_checkpoint(reader, checkpoint_partition)
         self._say("judging")
         self._judge(checkpoint, later, ends, Retention.of_topic(configs, time.time() * 1000))
         return self._verdict
 
     async def _look_around(self) -> tuple[int, int, Mapping[str, str] | None]:
         """Partitions of the tickets topic, the partition of our checkpoints, and the tickets topic's settings."""
-        async with within(_ASK, "list the topics"), open_admin(self._options) as admin:
+        async with open_admin(self._settings.kafka) as admin:
             survey = await admin.survey()
             for name in (self._topic, self._settings.topics.checkpoints):
                 if name not in survey.topics:
@@ -141,17 +130,17 @@ class _Verification:
         account = self._settings.zendesk.subdomain.encode()
         return survey.topics[self._topic].partitions, partition_of(account, checkpoints.partitions), configs
 
-    async def _high_watermarks(self, offsets: Offsets, partitions: int) -> tuple[int, ...]:
-        async with within(_ASK, f"ask where topic {self._topic} ends"):
-            return await offsets.high_watermarks(self._topic, partitions)
+    async def _high_watermarks(self, reader: CheckpointReader, partitions: int) -> tuple[int, ...]:
+        async with within(ASK, f"ask where topic {self._topic} ends"):
+            return await reader.high_watermarks(self._topic, partitions)
 
-    async def _newest_checkpoint(self, reader: CheckpointReader, offsets: Offsets, partition: int) -> Checkpoint:
+    async def _newest_checkpoint(self, reader: CheckpointReader, partition: int) -> Checkpoint:
         """The newest committed one: behind all transactions, or, where one is stuck, before it."""
         topic = self._settings.topics.checkpoints
         key = checkpoint_key(self._settings.zendesk.subdomain, _STREAM)
-        async with within(_ASK, f"ask where topic {topic} ends"):
-            end = (await offsets.high_watermarks(topic, partition + 1))[partition]
-        async with within(_ASK + self._patience, f"read topic {topic}"):
+        async with within(ASK, f"ask where topic {topic} ends"):
+            end = (await reader.high_watermarks(topic, partition + 1))[partition]
+        async with within(ASK + self._patience, f"read topic {topic}"):
             try:
                 async with asyncio.timeout(self._patience):
                     found = await reader.newest(partition, key, end)
@@ -262,4 +251,4 @@ def _digest(value: bytes) -> bytes:
 
 
 def _describe(absent: Shown) -> str:
-    return f"ticket {absent.id} stamped {absent.stamp} ({date(absent.stamp)}), H {absent.digest.hex()}"
+    return f"ticket {absent.id} stamped {absent.stamp} ({utc(absent.stamp)}), H {absent.digest.hex()}"

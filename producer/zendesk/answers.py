@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 
 from producer.errors import (
@@ -41,13 +41,13 @@ def too_recent(status: int, body: str) -> bool:
     return status in (400, 422) and _TOO_RECENT.search(body) is not None
 
 
-def judge(status: int, headers: Mapping[str, str], body: str, secrets: Iterable[str]) -> ProducerError:
+def judge(status: int, headers: Mapping[str, str], body: str, redact: Callable[[str], str]) -> ProducerError:
     """The error that an answer of status 300 or more stands for, with all that helps and no secret in it.
 
-    `body` is the start of the answer's text. The envelopes of the API's errors differ too much to be parsed
+    `redact` takes out of a text what the far end may have echoed. `body` is the start of the answer's text. The envelopes of the API's errors differ too much to be parsed
     (`error` as text or object, `errors`, plain text, HTML): classes follow from the status, wording from the body.
     """
-    shown = _describe(status, headers, body, secrets)
+    shown = _describe(status, headers, body, redact)
     if status == 429:
         return Throttled(shown, retry_after=retry_after(headers))
     if status == 504:
@@ -93,21 +93,10 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return min(max(seconds, 0.0), MAX_RETRY_AFTER) if seconds == seconds else None  # a NaN is no number of seconds
 
 
-def redact(text: str, secrets: Iterable[str]) -> str:
-    """The text without any secret that the far end may have echoed."""
-    for secret in secrets:
-        if secret:
-            text = text.replace(secret, "***")
-    return text
-
-
-def _describe(status: int, headers: Mapping[str, str], body: str, secrets: Iterable[str]) -> str:
+def _describe(status: int, headers: Mapping[str, str], body: str, redact: Callable[[str], str]) -> str:
     told = [f"{name}: {headers[name]}" for name in _TELLING if name in headers]
     if request := headers.get("x-request-id"):
         told.append(f"x-request-id: {request}")
-    text = redact(" ".join(body.split())[:500], secrets)
-    return (
-        f"Zendesk answered {status}"
-        + (f" ({redact('; '.join(told), secrets)})" if told else "")
-        + f": {text or 'no body'}"
-    )
+    shown = redact(" ".join(body.split()))[:500]  # in this order: a secret that is cut in two is no longer recognised
+    headers_shown = f" ({redact('; '.join(told))})" if told else ""
+    return f"Zendesk answered {status}{headers_shown}: {shown or 'no body'}"

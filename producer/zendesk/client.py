@@ -41,7 +41,7 @@ class Client:
         self.clock = ServerClock()
         self._noticed: set[str] = set()
         self._zendesk = settings.zendesk
-        self._secrets = settings.secrets()
+        self._redact = settings.redact
         self._session = session
         self._tell = tell
         self._proxy = settings.zendesk.proxy
@@ -85,7 +85,7 @@ class Client:
             # Without the cause: aiohttp's errors may carry the request, and the request its Authorization header.
             what = "no answer in time" if isinstance(error, TimeoutError) else f"{type(error).__name__}: {error}"
             raise Unavailable(
-                f"{self._zendesk.base_url} after {time.monotonic() - started:.1f} s: {answers.redact(what, self._secrets)}"
+                f"{self._zendesk.base_url} after {time.monotonic() - started:.1f} s: {self._redact(what)}"
             ) from None
 
     def notice(self, kind: str, text: str) -> None:
@@ -112,7 +112,7 @@ class Client:
         if ok:
             kind = response.content_type
             if kind != "application/json":
-                start = answers.redact(" ".join(body[:300].decode("utf-8", "replace").split()), self._secrets)
+                start = self._redact(" ".join(body[:_ERROR_BODY].decode("utf-8", "replace").split()))[:300]
                 raise BadAnswer(
                     f"status 200, but {kind} instead of JSON: {start or 'no body'}",
                     hint="something between here and Zendesk answers in its place: check zendesk.base_url and zendesk.proxy",
@@ -124,7 +124,7 @@ class Client:
         text = bytes(body[:_ERROR_BODY]).decode("utf-8", "replace")
         if answers.too_recent(response.status, text):
             return Answer(None, server_time, headers)
-        raise answers.judge(response.status, headers, text, self._secrets)
+        raise answers.judge(response.status, headers, text, self._redact)
 
 
 @asynccontextmanager

@@ -11,16 +11,18 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from producer.dates import utc
 from producer.sandbox.broker import Cluster, check_prerequisites, provision
 from producer.sandbox.demo.display import Display, State, display
 from producer.sandbox.demo.processes import DemoFailed, Process, told
-from producer.settings import Settings, load_settings
+from producer.settings import Settings, TopicsSettings, load_settings
 from producer.verify import Verdict, verify
 
 KILLS_AFTER_PAGES = (4, 11, 19, 27)
@@ -101,7 +103,7 @@ async def parts(demo: Demo, show: Display) -> AsyncIterator[tuple[Settings, Proc
             f"A pretend Zendesk with {demo.tickets:,} tickets listens on {zendesk}. Its clock runs {demo.speed} times as fast as "
             f"ours,\nso {per_minute} requests a minute are allowed; a real account gives 10."
         )
-        # Half a request under the limit: both clocks count whole minutes, and a request at the edge belongs to either.
+        # A little under the limit: both clocks count whole minutes, and a request at the edge belongs to either.
         chosen = {
             "zendesk.subdomain": "acme",
             "zendesk.base_url": zendesk,
@@ -208,8 +210,6 @@ async def _change(http: aiohttp.ClientSession, zendesk: str, state: State, **kin
 
 async def _last_change(http: aiohttp.ClientSession, zendesk: str) -> str:
     """The date of the newest stamp in the account, as the service writes positions."""
-    from producer.observers.status import utc
-
     newest = 0
     async with http.get(f"{zendesk}/simulator/truth", params={"current": "true"}) as response:
         async for line in response.content:
@@ -218,7 +218,7 @@ async def _last_change(http: aiohttp.ClientSession, zendesk: str) -> str:
 
 
 async def print_samples(settings: Settings) -> None:
-    """A few messages as any consumer gets them, key and headers included."""
+    """A few of the messages as any consumer gets them, key and headers included."""
     consumer = AIOKafkaConsumer(
         bootstrap_servers=list(settings.kafka.bootstrap_servers),
         isolation_level="read_committed",
@@ -226,13 +226,12 @@ async def print_samples(settings: Settings) -> None:
     )
     await consumer.start()
     try:
-        partition = TopicPartition(settings.topics.tickets, 0)
-        consumer.assign([partition])
-        await consumer.seek_to_beginning(partition)
-        records: list[Any] = []
-        while len(records) < _SAMPLES:
-            records += (await consumer.getmany(partition, timeout_ms=1000, max_records=_SAMPLES)).get(partition, [])
-        print("\nThree of the messages:")
+        partitions = sorted(consumer.partitions_for_topic(settings.topics.tickets) or ())
+        consumer.assign([TopicPartition(settings.topics.tickets, partition) for partition in partitions])
+        await consumer.seek_to_beginning()
+        fetched: dict[TopicPartition, list[Any]] = await consumer.getmany(timeout_ms=10_000)
+        records = sorted(chain.from_iterable(fetched.values()), key=lambda record: (record.partition, record.offset))
+        print("\nSome of the messages:")
         for record in records[:_SAMPLES]:
             print("\n".join(_sample(record)))
     finally:
@@ -252,14 +251,21 @@ async def stay(settings: Settings, service: Process, zendesk: str, verdict: Verd
     """Leave everything running until Ctrl-C, and say how to look around."""
     await service.start()
     servers = ",".join(settings.kafka.bootstrap_servers)
+    chosen = {
+        "zendesk.subdomain": "acme",
+        "zendesk.access_token": "demo",
+        "zendesk.base_url": zendesk,
+        "kafka.bootstrap_servers": servers,
+        **{f"topics.{name}": topic for name, topic in settings.topics if topic != getattr(TopicsSettings(), name)},
+    }
+    words = " \\\n    ".join(f"--set {name}={value}" for name, value in chosen.items())
     print(
         f"\nverdict: {'clean' if verdict.clean else 'NOT CLEAN'}. Everything goes on running until Ctrl-C. To look around:\n\n"
         f"  kcat -b {servers} -C -t {settings.topics.tickets} -o -3 -e -f '%k %h\\n%s\\n'\n"
         f"  curl {zendesk}/simulator                # the pretend Zendesk; /simulator/truth is what it has\n"
         f"  curl -X POST {zendesk}/simulator/changes -d '{{\"update\": 5}}'\n"
         f"  tail -f {service.log}\n"
-        f"  zendesk-producer --set zendesk.subdomain=acme --set zendesk.access_token=demo --set zendesk.base_url={zendesk} \\\n"
-        f"    --set kafka.bootstrap_servers={servers} verify\n",
+        f"  zendesk-producer \\\n    {words} \\\n    verify\n",
         flush=True,
     )
     await asyncio.Event().wait()
