@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from producer.dates import position
 from producer.errors import Misconfigured
 from producer.events import Noticed, Observer
 from producer.kafka.checkpoints import CheckpointReader, open_reader
@@ -96,6 +97,25 @@ async def first_checkpoint(
         start=start_time,
         end_time=start_time,
     )
+
+
+def still_ours(held: Checkpoint, found: Checkpoint | None) -> None:
+    """Whether the checkpoint topic still has what we committed.
+
+    A topic that was created anew, truncated, or given to a leader that was behind has an older checkpoint or none: going
+    on from there would publish pages again.
+
+    Raises:
+        Misconfigured: it has lost the checkpoint that this process holds.
+    """
+    if found is None or (found.generation, found.seq) < (held.generation, held.seq):
+        has = "none" if found is None else f"page {found.generation}/{found.seq}"
+        raise Misconfigured(
+            f"topic {held.checkpoints_topic} has lost checkpoints of {held.account}/{held.stream} that were committed: we "
+            f"committed page {held.generation}/{held.seq}, the newest one there is {has}",
+            hint="going on would publish pages again: restore the topic, or say where to go on with `zendesk-producer "
+            f"checkpoint set`; we were at {position(held.end_time)}",
+        )
 
 
 async def accept(settings: Settings, survey: Survey, reader: CheckpointReader, found: Checkpoint) -> Checkpoint:

@@ -28,7 +28,7 @@ from producer.kafka.batches import Batch, batches_by_partition, partition_of, re
 from producer.kafka.checkpoints import CheckpointReader, checkpoint_key, open_reader
 from producer.kafka.connection import client_options
 from producer.kafka.failures import ASK, within
-from producer.kafka.recovery import accept, first_checkpoint, prepare_topics
+from producer.kafka.recovery import accept, first_checkpoint, prepare_topics, still_ours
 from producer.kafka.transactions import TRANSACTION_TIMEOUT_MS, TransactionalProducer
 from producer.model import Checkpoint, Record
 from producer.settings import Settings
@@ -196,6 +196,8 @@ async def open_session(
         ):
             end = (await reader.high_watermarks(topic.name, topic.partitions))[partition]
             recovered = await reader.newest(partition, key, end)
+            if held is not None:
+                still_ours(held, recovered)
             if recovered is None:
                 checkpoint = await first_checkpoint(settings, survey, reader, key, stream)
             else:
