@@ -9,7 +9,8 @@ from typing import Any
 import orjson
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
+from confluent_kafka import admin as confluent_admin
+from confluent_kafka.admin import AdminClient
 
 from producer.errors import Misconfigured
 from producer.events import CaughtUp, Committed, Noticed, Opened
@@ -28,6 +29,9 @@ from tests.test_checkpoint_command import command
 from tests.test_service import Run, history, once
 
 
+topics: Any = confluent_admin  # re-exports NewTopic and NewPartitions in a way that type checkers do not follow
+
+
 class Owner:
     """The cluster's owner, who does to topics what we never would."""
 
@@ -42,7 +46,7 @@ class Owner:
 
     async def create(self, topic: str, partitions: int = 12, **config: str) -> None:
         settings = {name.replace("_", "."): value for name, value in config.items()}
-        wanted = NewTopic(topic, partitions, 1, config=settings)
+        wanted = topics.NewTopic(topic, partitions, 1, config=settings)
         await asyncio.to_thread(self._admin.create_topics([wanted])[topic].result, 10)
         await until(lambda: self.partitions(topic) == partitions, what="the creation")
 
@@ -51,7 +55,7 @@ class Owner:
         await self.create(topic, partitions)
 
     async def add_partitions(self, topic: str, total: int) -> None:
-        await asyncio.to_thread(self._admin.create_partitions([NewPartitions(topic, total)])[topic].result, 10)
+        await asyncio.to_thread(self._admin.create_partitions([topics.NewPartitions(topic, total)])[topic].result, 10)
         await until(lambda: self.partitions(topic) == total, what="the partitions")
 
     def partitions(self, topic: str) -> int:

@@ -20,11 +20,15 @@ from tests.reader import Reader, faults
 class Run:
     """A service as a task, and what it told."""
 
-    def __init__(self, settings: Settings, instance: str = "one", *, once: bool = False) -> None:
+    def __init__(
+        self, settings: Settings, instance: str = "one", *, once: bool = False, give_up_after: float = 60
+    ) -> None:
         self.events: list[Event] = []
         self.stop = Stop()
         self.task = asyncio.create_task(
-            service.run(settings, self.stop, self.events.append, instance=instance, once=once, give_up_after=60)
+            service.run(
+                settings, self.stop, self.events.append, instance=instance, once=once, give_up_after=give_up_after
+            )
         )
 
     def told(self, kind: type[Event]) -> int:

@@ -174,9 +174,7 @@ async def test_a_producer_without_a_setback_is_not_worn(settings: Settings, topi
     await producer.aclose()
 
 
-async def test_closing_asks_nobody_and_leaves_nothing_running(
-    broker: Cluster, settings: Settings, topic: str
-) -> None:
+async def test_closing_asks_nobody_and_leaves_nothing_running(broker: Cluster, settings: Settings, topic: str) -> None:
     before = asyncio.all_tasks()
     producer = await opened(settings, topic)
     await producer.begin()

@@ -11,7 +11,7 @@ from aiokafka.conn import create_conn
 from aiokafka.helpers import create_ssl_context
 
 from producer.errors import Final, Misconfigured, ProducerError, Unavailable
-from producer.kafka.failures import meaning
+from producer.kafka.failures import causes, meaning
 from producer.settings import KafkaSettings
 
 REQUEST_TIMEOUT_MS = 20_000
@@ -80,17 +80,9 @@ async def why_unreachable(settings: KafkaSettings) -> ProducerError:
             said.append(f"{server}: answers now")
         except TimeoutError:
             said.append(f"{server}: no answer within {_PROBE_SECONDS:g} s")
-        except ssl.SSLCertVerificationError as error:
-            return Misconfigured(
-                f"the certificate of Kafka's {server} is not trusted: {error.verify_message}",
-                hint="set kafka.ssl_cafile",
-            )
-        except ssl.SSLError as error:
-            return Misconfigured(
-                f"Kafka's {server} refused the TLS connection: {error}",
-                hint="check kafka.security_protocol, and kafka.ssl_certfile with kafka.ssl_keyfile if the broker asks for one",
-            )
         except (kafka.KafkaError, OSError) as error:
+            if (refused := _refused_by_tls(error, server)) is not None:
+                return refused
             told = meaning(error, f"connect to {server}")
             if isinstance(told, Final):
                 return told
@@ -99,3 +91,22 @@ async def why_unreachable(settings: KafkaSettings) -> ProducerError:
         f"no Kafka bootstrap server can be used ({'; '.join(said)})",
         hint="check kafka.bootstrap_servers and kafka.security_protocol",
     )
+
+
+def _refused_by_tls(error: BaseException, server: str) -> Misconfigured | None:
+    """The TLS handshake's own reason, if there is one; a connection that merely ended is none."""
+    for cause in causes(error):
+        match cause:
+            case ssl.SSLCertVerificationError():
+                return Misconfigured(
+                    f"the certificate of Kafka's {server} is not trusted: {cause.verify_message}",
+                    hint="set kafka.ssl_cafile",
+                )
+            case ssl.SSLEOFError() | ssl.SSLZeroReturnError():
+                return None
+            case ssl.SSLError():
+                return Misconfigured(
+                    f"Kafka's {server} refused the TLS connection: {cause}",
+                    hint="check kafka.security_protocol, and kafka.ssl_certfile with kafka.ssl_keyfile if the broker asks for one",
+                )
+    return None

@@ -45,7 +45,7 @@ def meaning(error: BaseException, doing: str) -> ProducerError:
     Fencing is not told apart here: brokers answer a stale epoch and a timed-out transaction alike, and aiokafka shows both
     in half a dozen ways. The checkpoint tells (design, D10).
     """
-    for cause in _chain(error):
+    for cause in causes(error):
         if isinstance(cause, kafka.SaslAuthenticationFailed | kafka.UnsupportedSaslMechanismError):
             return Refused(
                 f"Kafka refused the credentials: {_text(cause)}",
@@ -53,18 +53,18 @@ def meaning(error: BaseException, doing: str) -> ProducerError:
             )
         if right := _missing_right(cause):
             return Refused(f"Kafka: could not {doing}: {_text(cause)}", hint=f"grant the ACL {right}")
-    shown = next((cause for cause in _chain(error) if not _is_wrapper(cause)), error)
+    shown = next((cause for cause in causes(error) if not _is_wrapper(cause)), error)
     return SessionOver(f"Kafka: could not {doing}: {_text(shown)}")
 
 
 def _missing_right(error: BaseException) -> str:
     match error:
         case kafka.TopicAuthorizationFailedError():
-            return f"Write on {_topics(error)} (and Read on the checkpoint topic)"
+            return f"Write on {_topics(error)} (Read and Write on the checkpoint topic)"
         case kafka.TransactionalIdAuthorizationFailed():
             return "Write on transactional id prefix zendesk-producer."
         case kafka.ClusterAuthorizationFailedError():
-            return "IdempotentWrite on the cluster (brokers before 2.8 only), or Create to let us create topics"
+            return "IdempotentWrite on the cluster (needed by brokers before 2.8)"
         case kafka.GroupAuthorizationFailedError():
             return "Read on the consumer group"
         case _:
@@ -83,7 +83,8 @@ def _is_wrapper(error: BaseException) -> bool:
     return type(error) is kafka.KafkaError and error.__cause__ is not None
 
 
-def _chain(error: BaseException) -> list[BaseException]:
+def causes(error: BaseException) -> list[BaseException]:
+    """The error, what caused it, what caused that, and so on."""
     chain: list[BaseException] = []
     step: BaseException | None = error
     while step is not None and step not in chain:

@@ -61,8 +61,8 @@ async def _refuse_to_start_over(settings: Settings, survey: Survey, key: bytes, 
         if checkpoints is not None and await reader.newest_anywhere(key, ends) is not None:
             raise Misconfigured(
                 f"topic {' and topic '.join(missing)} does not exist, but {left.name} holds a checkpoint of "
-                f"{key.decode()}: the tickets were deleted, or topics.tickets has changed",
-                hint="restore the name or the topic; to publish everything again use `zendesk-producer checkpoint set`",
+                f"{key.decode()}: the tickets were deleted, or topics.tickets has changed, or the topic may not be seen",
+                hint="restore the name, the topic or the right (ACL Describe and Write); to publish everything again use `zendesk-producer checkpoint set`",
             )
 
 

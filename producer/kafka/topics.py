@@ -11,10 +11,10 @@ from aiokafka import errors as kafka
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from producer.errors import Misconfigured, SessionOver
+from producer.errors import Misconfigured, Refused, SessionOver
 from producer.kafka.batches import BATCH_BYTES
 from producer.kafka.connection import client_options, why_unreachable
-from producer.kafka.failures import ASK, meaning, within
+from producer.kafka.failures import ASK, within
 from producer.settings import KafkaSettings, TopicsSettings
 
 _WEEK_MS = str(7 * 24 * 3600 * 1000)
@@ -125,7 +125,11 @@ class Admin:
             if error in (kafka.NoError, kafka.TopicAlreadyExistsError):
                 continue
             if error in (kafka.TopicAuthorizationFailedError, kafka.ClusterAuthorizationFailedError):
-                raise meaning(kafka.ClusterAuthorizationFailedError(), f"create topic {name}")
+                raise Refused(
+                    f"topic {name} does not exist, or may not be seen, and Kafka does not let us create it",
+                    hint=f"grant the ACLs Describe and Write on topic {name} if it exists, else Create on it; or have it created: "
+                    "`zendesk-producer topics create --dry-run` prints the settings",
+                )
             raise Misconfigured(
                 f"Kafka will not create topic {name}: {error.__name__} {' '.join(filter(None, text))}".rstrip(),
                 hint="create it with `kafka-topics.sh`, or ask the cluster's owner; `zendesk-producer topics create --dry-run` "

@@ -38,7 +38,8 @@ class DockerImage:
     def command(self, name: str, data_dir: Path, options: list[str], program: list[str]) -> list[str]:
         # The host's network, because the nodes find each other, and clients find them, under 127.0.0.1:<port>.
         container = ["--rm", "--name", name, "--network", "host", "--user", f"{os.getuid()}:{os.getgid()}"]
-        mount = ["--volume", f"{data_dir}:{data_dir}", "--workdir", str(data_dir)]
+        # Not --volume: where the reaper has just removed the folder, that would make it anew.
+        mount = ["--mount", f"type=bind,source={data_dir},target={data_dir}", "--workdir", str(data_dir)]
         image = ["--entrypoint", "java", f"apache/kafka:{self.version}"]
         return ["docker", "run", *container, *mount, *image, *options, "-cp", "/opt/kafka/libs/*", *program]
 
@@ -47,4 +48,6 @@ class DockerImage:
         subprocess.run(["docker", "kill", "--signal", number.name, name], capture_output=True, timeout=30, check=False)
 
     def reaper(self, names: list[str], data_dir: Path) -> str:
-        return f"docker rm --force {shlex.join(names)}"
+        # The clients first, so that none asks for a container any more; twice, because the engine may be making one.
+        remove = f"docker rm --force {shlex.join(names)}"
+        return f"kill -9 $(cat {shlex.quote(str(data_dir))}/node-*/pid); {remove}; sleep 1; {remove}"
