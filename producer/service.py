@@ -12,9 +12,8 @@ from producer.records import to_records
 from producer.retry import Setbacks
 from producer.settings import Settings
 from producer.stop import Stop
-from producer.zendesk.budget import Budget
-from producer.zendesk.client import open_client
-from producer.zendesk.time_export import TimeExport, open_time_export
+from producer.zendesk.source import open_source
+from producer.zendesk.time_export import TimeExport
 
 
 async def run(
@@ -40,18 +39,15 @@ async def run(
     take_over = False
     error: BaseException | None = None
     try:
-        async with open_client(settings, tell) as client:
-            budget = Budget(settings.zendesk.requests_per_minute, stop, tell)
+        async with open_source(settings, stop, tell) as source:
             while not stop.is_set():
                 session: Session | None = None
                 try:
                     async with (
                         open_session(settings, instance, held, tell, take_over=take_over) as session,
-                        open_time_export(
-                            client, budget, settings.zendesk.page_size, session.check, stop, tell
-                        ) as source,
+                        source.export(session.check) as export,
                     ):
-                        await pump(source, session, settings, stop, tell, once=once)
+                        await pump(export, session, settings, stop, tell, once=once)
                         return
                 except Stopping:
                     return
@@ -70,12 +66,12 @@ async def run(
 
 
 async def pump(
-    source: TimeExport, session: Session, settings: Settings, stop: Stop, tell: Observer, *, once: bool
+    export: TimeExport, session: Session, settings: Settings, stop: Stop, tell: Observer, *, once: bool
 ) -> None:
     """The main loop: one page, one transaction. Ends when asked to stop, with `once` when caught up."""
     while not stop.is_set():
         checkpoint = session.checkpoint
-        page = await stop.cut_short(source.fetch(checkpoint.position))
+        page = await stop.cut_short(export.fetch(checkpoint.position))
         tell(Fetched(page))
         if page.versions or page.position != checkpoint.position or session.due:
             successor = checkpoint.after(page)

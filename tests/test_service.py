@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
+from typing import Any
 
 import pytest
+from confluent_kafka import admin as confluent_admin
 
-from producer import service
-from producer.errors import Misconfigured
-from producer.events import Committed, Event, Opened, StandingBy, Stopped
-from producer.sandbox.zendesk import Account, Clock, Simulator
+from producer import retry, service
+from producer.errors import Blocked, Misconfigured, Unpublishable
+from producer.events import Committed, Event, Opened, Retrying, StandingBy, Stopped
+from producer.sandbox.broker import Cluster
+from producer.sandbox.zendesk import Account, Clock, Fault, Limits, Scenario, Simulator
 from producer.settings import Settings, load_settings
 from producer.stop import Stop
-from tests.conftest import until
+from tests.conftest import joined, until
 from tests.reader import Reader, faults
 
 
@@ -163,3 +167,74 @@ async def test_asked_to_stop_the_service_ends_within_a_moment_and_tells_where_it
     assert isinstance(last, Stopped)
     assert last.error is None
     assert last.checkpoint is not None
+
+
+NO_PAGES = [
+    "deep_nesting",
+    "html_page",
+    "lone_surrogate",
+    "null_end_time",
+    "placeholders",
+    "redirect",
+    "ticket_without_id",
+    "tickets_not_a_list",
+]
+
+
+@pytest.mark.parametrize("fault", NO_PAGES)
+async def test_a_page_that_cannot_be_passed_stops_the_account_loudly_and_loses_and_repeats_nothing(
+    fault: str,
+    overrides: list[str],
+    account: Account,
+    clock: Clock,
+    kafka: Cluster,
+    names: dict[str, str],
+    reader: Reader,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(retry.Setbacks, "BLOCKED", (0.05, 0.1))
+    history(account, clock.now())
+    scenario = Scenario([Fault(fault, requests=(3, 4, 5))])
+    async with Simulator(account, clock=clock, limits=Limits.unlimited(), scenario=scenario) as zendesk:
+        settings = load_settings(overrides=[*joined(kafka, zendesk, names), "zendesk.page_size=10"])
+        events = await once(settings)
+    blocked = [event for event in events if isinstance(event, Retrying) and event.what == "account"]
+    assert len(blocked) == 3
+    assert all(isinstance(event.error, Blocked) for event in blocked)
+    assert faults(reader.messages(), account.versions()) == []
+
+
+async def test_a_ticket_that_kafka_cannot_take_stops_the_account_until_the_topic_takes_it(
+    settings: Settings,
+    zendesk: Simulator,
+    account: Account,
+    clock: Clock,
+    kafka: Cluster,
+    names: dict[str, str],
+    reader: Reader,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(retry.Setbacks, "BLOCKED", (0.05, 0.1))
+    await once(settings)  # creates the topics, which take 8 MiB; 24 MB of hexadecimal noise are 12 MB compressed
+    account.put(int(clock.now()) - 300, id=1)
+    account.put(int(clock.now()) - 299, id=2, description=secrets.token_hex(12_000_000))
+    account.put(int(clock.now()) - 298, id=3)
+    run = Run(settings)
+    await until(lambda: run.told(Retrying) > 1, 60)
+    told = next(event.error for event in run.events if isinstance(event, Retrying))
+    assert isinstance(told, Unpublishable)
+    assert "its largest record is ticket 2" in str(told)
+    assert f"raise max.message.bytes of topic {names['tickets']}" in told.hint
+    await asyncio.to_thread(raise_limit, kafka.bootstrap_servers, names["tickets"], 30_000_000)
+    await until(lambda: run.told(Committed) > 0, 60)
+    await run.end()
+    assert faults(reader.messages(), account.versions()) == []
+
+
+def raise_limit(servers: str, topic: str, size: int) -> None:
+    """What the error asks the cluster's owner to do."""
+    admin: Any = confluent_admin
+    entry = admin.ConfigEntry("max.message.bytes", str(size), incremental_operation=admin.AlterConfigOpType.SET)
+    resource = admin.ConfigResource(admin.ResourceType.TOPIC, topic, incremental_configs=[entry])
+    client = admin.AdminClient({"bootstrap.servers": servers})
+    client.incremental_alter_configs([resource])[resource].result(10)

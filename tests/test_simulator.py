@@ -614,6 +614,9 @@ WRONG = {
     "gzip_stream_cut": (json.JSONDecodeError, "Unterminated string|Expecting"),
     "json_prefix": (json.JSONDecodeError, "Unterminated string|Expecting"),
     "missing_key": (KeyError, "end_time"),
+    "null_end_time": (AssertionError, "no end_time"),
+    "nothing_yet": (AssertionError, "nothing, and not the end"),
+    "foreign_next_page": (AssertionError, "elsewhere"),
     "tickets_not_a_list": (TypeError, "string indices"),
     "placeholders": (AssertionError, "<integer>"),
     "ticket_without_id": (KeyError, "id"),
@@ -627,11 +630,13 @@ SLOW_OR_SWOLLEN = {"stalled_body", "slow_first_byte", "connection_dropped", "gzi
 def digest_page(body: bytes) -> None:
     """Read a page as a trusting client would."""
     page = json.loads(body)
-    page["end_time"]
+    assert page["end_time"] is not None, "no end_time"
+    assert page["tickets"] or page["end_of_stream"], "nothing, and not the end"
     for ticket in page["tickets"]:
         ticket["generated_timestamp"]
         assert isinstance(ticket["id"], int), ticket["id"]
         json.dumps(ticket, ensure_ascii=False).encode()
+    assert "//127.0.0.1" in page["next_page"], page["next_page"]
 
 
 def test_every_known_fault_is_tested_here() -> None:

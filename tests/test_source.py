@@ -3,27 +3,44 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import time
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Literal
 
+import aiohttp
 import pytest
 
 from producer import retry
-from producer.errors import Blocked, Misconfigured, Pinned, ProducerError, Refused, Stopping, TooLarge
+from producer.errors import (
+    BadAnswer,
+    Blocked,
+    Misconfigured,
+    Pinned,
+    ProducerError,
+    Refused,
+    Stopping,
+    TooLarge,
+    TooSlow,
+)
 from producer.events import Event, Noticed, Retrying
 from producer.model import Page, Position
 from producer.sandbox.zendesk import Account, Clock, Credentials, Fault, Limits, Rules, Scenario, Simulator
 from producer.settings import load_settings
 from producer.stop import Stop
-from producer.zendesk.budget import Budget
-from producer.zendesk.client import open_client
-from producer.zendesk.time_export import TimeExport, open_time_export
+from producer.zendesk import client as client_module
+from producer.zendesk.page import slice_page
+from producer.zendesk.page_size import PageSize
+from producer.zendesk.source import open_source
+from producer.zendesk.time_export import TimeExport
 from tests.conftest import until
 from tests.test_service import history
 
 CANARY = "canary-4f1c"
+BEARER = (f"zendesk.access_token={CANARY}",)
 BEGIN = Position(0)
 
 
@@ -45,7 +62,7 @@ async def source(
             f"zendesk.base_url={zendesk.base_url}",
             "zendesk.requests_per_minute=60000",
             "kafka.bootstrap_servers=localhost:9092",
-            *(overrides or (f"zendesk.access_token={CANARY}",)),
+            *(overrides or BEARER),
         ]
     )
     stop, tell = stop or Stop(), (events if events is not None else []).append
@@ -53,10 +70,8 @@ async def source(
     async def guard() -> None:
         pass
 
-    async with open_client(settings, tell) as client:
-        budget = Budget(settings.zendesk.requests_per_minute, stop, tell)
-        async with open_time_export(client, budget, settings.zendesk.page_size, guard, stop, tell) as export:
-            yield export
+    async with open_source(settings, stop, tell) as opened, opened.export(guard) as export:
+        yield export
 
 
 @asynccontextmanager
@@ -71,6 +86,16 @@ async def faulty(
 
 def whole(page: Page) -> bool:
     return len(page.versions) == 40 and page.caught_up
+
+
+async def walk(export: TimeExport, position: Position = BEGIN) -> int:
+    """Fetch until caught up; how many versions were new."""
+    seen = 0
+    while True:
+        page = await export.fetch(position)
+        seen, position = seen + len(page.versions), page.position
+        if page.caught_up:
+            return seen
 
 
 RETRIED = [
@@ -97,7 +122,6 @@ BLOCKING = [
     "redirect",
     "ticket_without_id",
     "tickets_not_a_list",
-    "upstream_timeout",
 ]
 
 
@@ -136,13 +160,68 @@ async def test_a_ticket_without_a_stamp_is_published_and_said_once(account: Acco
     assert [event.kind for event in events if isinstance(event, Noticed)] == ["unstamped"]
 
 
-async def test_an_answer_over_the_cap_is_dropped_while_it_streams(account: Account, clock: Clock) -> None:
+# Answers that are too much at once
+
+
+TOO_MUCH = [("oversized_body", TooLarge, "over 1,048,576 bytes"), ("upstream_timeout", TooSlow, "504")]
+
+
+@pytest.mark.parametrize(("fault", "kind", "text"), TOO_MUCH)
+async def test_what_is_too_much_at_once_comes_in_smaller_pages(
+    fault: str, kind: type[Blocked], text: str, account: Account, clock: Clock
+) -> None:
+    events: list[Event] = []
     async with (
-        faulty(account, clock, Fault("gzip_bomb", requests=(1,), size=64 << 20)) as zendesk,
-        source(zendesk, f"zendesk.access_token={CANARY}", "zendesk.max_response_bytes=1MiB") as export,
+        faulty(account, clock, Fault(fault, per_page_above=12, size=8 << 20)) as zendesk,
+        source(zendesk, *BEARER, "zendesk.page_size=40", "zendesk.max_response_bytes=1MiB", events=events) as export,
     ):
-        with pytest.raises(TooLarge, match=r"zendesk\.|1,048,576"):
+        assert await walk(export) == 40
+        assert [served.per_page for served in zendesk.journal][:3] == [40, 20, 10]
+    told = [event.error for event in events if isinstance(event, Retrying)]
+    assert [type(error) for error in told] == [kind, kind]
+    assert text in str(told[0])
+    assert "asking for at most 20 tickets" in str(told[0])
+
+
+@pytest.mark.parametrize(("fault", "kind", "text"), TOO_MUCH)
+async def test_what_is_too_much_even_alone_stops_the_account_and_nothing_is_lost(
+    fault: str, kind: type[Blocked], text: str, account: Account, clock: Clock
+) -> None:
+    async with (
+        faulty(account, clock, Fault(fault, times=4, size=8 << 20)) as zendesk,
+        source(zendesk, *BEARER, "zendesk.page_size=8", "zendesk.max_response_bytes=1MiB") as export,
+    ):
+        with pytest.raises(kind, match=text):
             await export.fetch(BEGIN)
+        assert [served.per_page for served in zendesk.journal] == [8, 4, 2, 1]
+        assert await walk(export) == 40
+
+
+async def test_an_answer_over_the_cap_is_dropped_while_it_streams(account: Account, clock: Clock) -> None:
+    tracemalloc.start()
+    try:
+        async with (
+            faulty(account, clock, Fault("gzip_bomb", requests=(1,), size=256 << 20)) as zendesk,
+            source(zendesk, *BEARER, "zendesk.max_response_bytes=1MiB") as export,
+        ):
+            assert whole(await export.fetch(BEGIN))
+        assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_page_size_grows_back_slowly_and_ever_more_rarely_where_that_fails() -> None:
+    size = PageSize(1000)
+    tries: list[int] = []
+    for _ in range(200):
+        if size.now > 500:
+            tries.append(len(tries))
+            assert size.was_too_much()
+        else:
+            size.was_good()
+    assert size.now == 500
+    assert 3 <= len(tries) <= 6
+    assert not PageSize(1).was_too_much()
 
 
 async def test_a_second_that_the_export_does_not_leave_is_pinned(account: Account, clock: Clock) -> None:
@@ -152,7 +231,7 @@ async def test_a_second_that_the_export_does_not_leave_is_pinned(account: Accoun
     rules = Rules(stuck=True)
     async with (
         Simulator(account, clock=clock, limits=Limits.unlimited(), rules=rules) as zendesk,
-        source(zendesk, f"zendesk.access_token={CANARY}", "zendesk.page_size=3") as export,
+        source(zendesk, *BEARER, "zendesk.page_size=3") as export,
     ):
         with pytest.raises(Pinned, match=f"second {stamp}"):
             await export.fetch(Position(stamp))
@@ -224,7 +303,7 @@ async def test_a_request_to_stop_ends_a_wait_at_once_and_asks_no_more(account: A
 async def test_the_next_page_is_fetched_ahead_and_none_after_the_end(account: Account, clock: Clock) -> None:
     async with (
         faulty(account, clock) as zendesk,
-        source(zendesk, f"zendesk.access_token={CANARY}", "zendesk.page_size=10") as export,
+        source(zendesk, *BEARER, "zendesk.page_size=10") as export,
     ):
         page = await export.fetch(BEGIN)
         await until(lambda: len(zendesk.journal) > 1)
@@ -237,11 +316,195 @@ async def test_the_next_page_is_fetched_ahead_and_none_after_the_end(account: Ac
         assert (seen, len(zendesk.journal)) == (40, asked)
 
 
+# Paging
+
+
+async def test_a_page_cut_in_the_middle_of_a_second_loses_and_repeats_nothing(account: Account, clock: Clock) -> None:
+    async with faulty(account, clock) as zendesk, source(zendesk, *BEARER, "zendesk.page_size=10") as export:
+        assert await walk(export) == 40  # history has seven in each second
+        asked = [served.start_time for served in zendesk.journal]
+        assert asked == [0, *(served.end_time for served in zendesk.journal[:-1])]
+
+
+async def test_a_second_larger_than_a_page_comes_whole_in_one_page(account: Account, clock: Clock) -> None:
+    stamp = int(clock.now()) - 300
+    for id_ in range(1, 31):
+        account.put(stamp + (id_ > 25), id=id_)
+    async with (
+        Simulator(account, clock=clock, limits=Limits.unlimited()) as zendesk,
+        source(zendesk, *BEARER, "zendesk.page_size=5") as export,
+    ):
+        page = await export.fetch(BEGIN)
+        assert len(page.versions) == 25
+        assert page.position == Position(stamp + 1)
+        assert await walk(export, page.position) == 5
+
+
+async def test_an_idle_account_repeats_its_last_ticket_and_nothing_is_new(account: Account, clock: Clock) -> None:
+    async with faulty(account, clock) as zendesk, source(zendesk) as export:
+        page = await export.fetch(BEGIN)
+        for _ in range(3):
+            again = await export.fetch(page.position)
+            assert (again.versions, again.position, again.caught_up) == ((), page.position, True)
+            assert again.repeated == again.rows > 0
+
+
+async def test_an_account_without_tickets_is_caught_up_where_it_is(account: Account, clock: Clock) -> None:
+    async with Simulator(account, clock=clock, limits=Limits.unlimited()) as zendesk, source(zendesk) as export:
+        page = await export.fetch(Position(5))
+        assert (page.versions, page.position, page.caught_up) == ((), Position(5), True)
+
+
+async def test_an_end_time_of_null_moves_nothing(account: Account, clock: Clock) -> None:
+    async with faulty(account, clock, Fault("null_end_time")) as zendesk, source(zendesk) as export:
+        page = await export.fetch(BEGIN)
+        assert whole(page)
+        assert page.position.end_time == 0
+        assert (await export.fetch(page.position)).versions == ()
+
+
+async def test_an_end_time_of_null_in_mid_stream_is_pinned_and_nothing_is_lost(account: Account, clock: Clock) -> None:
+    async with (
+        faulty(account, clock, Fault("null_end_time", requests=(1,))) as zendesk,
+        source(zendesk, *BEARER, "zendesk.page_size=10") as export,
+    ):
+        with pytest.raises(Pinned):
+            await export.fetch(BEGIN)
+        assert await walk(export) == 40
+
+
+async def test_empty_answers_that_do_not_end_the_stream_are_asked_again_and_pinned_after_ten(
+    account: Account, clock: Clock
+) -> None:
+    fault = Fault("nothing_yet", requests=(1, 2, 3, *range(5, 15)))
+    async with faulty(account, clock, fault) as zendesk, source(zendesk) as export:
+        assert whole(await export.fetch(BEGIN))
+        assert len(zendesk.journal) == 4
+        with pytest.raises(Pinned, match="10 answers without a ticket"):
+            await export.fetch(BEGIN)
+        assert len(zendesk.journal) == 14
+
+
+async def test_the_next_request_is_our_own_whatever_next_page_says(account: Account, clock: Clock) -> None:
+    async with (
+        faulty(account, clock, Fault("foreign_next_page")) as zendesk,
+        source(zendesk, *BEARER, "zendesk.page_size=10") as export,
+    ):
+        assert await walk(export) == 40
+        assert {served.path for served in zendesk.journal} == {"/api/v2/incremental/tickets"}
+
+
+async def test_a_page_that_does_not_say_whether_the_stream_has_ended_is_refused(account: Account, clock: Clock) -> None:
+    fault = Fault("missing_key", key="end_of_stream", requests=(1,))
+    async with faulty(account, clock, fault) as zendesk, source(zendesk) as export:
+        with pytest.raises(BadAnswer, match="end_of_stream"):
+            await export.fetch(BEGIN)
+        assert whole(await export.fetch(BEGIN))
+
+
+# When a request may start
+
+
+@pytest.mark.parametrize("skew", [0, -5 * 86_400])
+async def test_a_request_waits_until_its_position_is_61_seconds_old_by_the_servers_clock(
+    skew: int, account: Account
+) -> None:
+    clock = Clock(start=time.time() + skew)
+    async with Simulator(account, clock=clock, limits=Limits.unlimited()) as zendesk, source(zendesk) as export:
+        await export.fetch(BEGIN)
+        young = int(clock.now()) - 58
+        assert (await export.fetch(Position(young))).caught_up
+        served = zendesk.journal[-1]
+        assert (served.start_time, served.status) == (young, 200)
+        assert 61 <= served.at - young < 65
+
+
+async def test_without_a_date_from_the_server_it_is_asked_at_once_and_its_refusal_obeyed(
+    account: Account, clock: Clock
+) -> None:
+    async with (
+        Simulator(account, clock=clock, limits=Limits.unlimited(), send_date=False) as zendesk,
+        source(zendesk) as export,
+    ):
+        young = Position(int(clock.now()) - 5)
+        assert (await export.fetch(young)).position == young
+        assert (zendesk.journal[-1].status, len(zendesk.journal)) == (400, 1)
+
+
+async def test_requests_are_evenly_spaced_from_the_first_on(account: Account, clock: Clock) -> None:
+    async with faulty(account, clock) as zendesk:
+        began = clock.now()
+        async with source(zendesk, *BEARER, "zendesk.page_size=10", "zendesk.requests_per_minute=300") as export:
+            assert await walk(export) == 40
+        sent = [began, *(served.at for served in zendesk.journal)]
+        gaps = [later - earlier for earlier, later in itertools.pairwise(sent)]
+        assert len(gaps) > 3
+        # A slot is taken when a request is sent; it may arrive a little late, and the next one then a little early.
+        assert min(gaps) > 0.15
+        assert sum(gaps) >= 0.2 * len(gaps) - 0.05
+
+
+@pytest.mark.parametrize("era", [2023, 2024, 2026])
+async def test_a_window_with_nothing_left_is_waited_out_and_no_request_refused(
+    era: Literal[2023, 2024, 2026], account: Account
+) -> None:
+    clock = Clock(start=time.time(), speed=60)  # its minute is a second of ours
+    limits = Limits(exports_per_minute=2, era=era) if era == 2026 else Limits(None, account_per_minute=2, era=era)
+    history(account, clock.now())
+    async with (
+        Simulator(account, clock=clock, limits=limits) as zendesk,
+        source(zendesk, *BEARER, "zendesk.page_size=5") as export,
+    ):
+        assert await walk(export) == 40
+        assert len(zendesk.journal) > 5
+        assert {served.status for served in zendesk.journal} == {200}
+
+
+# Deadlines, and what is between us and the account
+
+
+@pytest.mark.parametrize("fault", ["stalled_body", "slow_first_byte"])
+async def test_an_answer_that_does_not_come_in_time_is_asked_for_again(
+    fault: str, account: Account, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "TIMEOUT", aiohttp.ClientTimeout(total=5, sock_read=0.3))
+    events: list[Event] = []
+    async with (
+        faulty(account, clock, Fault(fault, requests=(1,), seconds=30)) as zendesk,
+        source(zendesk, events=events) as export,
+    ):
+        assert whole(await export.fetch(BEGIN))
+    assert "no answer in time" in next(str(event.error) for event in events if isinstance(event, Retrying))
+
+
+async def test_a_connection_dropped_between_polls_is_made_anew(account: Account, clock: Clock) -> None:
+    async with (
+        faulty(account, clock, Fault("connection_dropped", requests=(1, 2))) as zendesk,
+        source(zendesk) as export,
+    ):
+        for _ in range(3):
+            assert whole(await export.fetch(BEGIN))
+
+
+async def test_a_retry_after_that_is_a_date_is_read_by_the_servers_clock(account: Account) -> None:
+    clock = Clock(start=time.time() - 5 * 86_400)
+    fault = Fault("too_many_exports", requests=(1,), retry_after=2, retry_after_form="date")
+    async with faulty(account, clock, fault) as zendesk, source(zendesk) as export:
+        began = time.monotonic()
+        assert whole(await export.fetch(BEGIN))
+        assert 1 <= time.monotonic() - began < 10
+
+
+async def test_an_api_token_is_warned_about_with_the_date_of_its_end(account: Account, clock: Clock) -> None:
+    events: list[Event] = []
+    login = ("zendesk.email=agent@acme.example", f"zendesk.api_token={CANARY}")
+    async with faulty(account, clock) as zendesk, source(zendesk, *login, events=events):
+        pass
+    assert ["2027-04-30" in event.text for event in events if isinstance(event, Noticed)] == [True]
+
+
 @pytest.mark.parametrize("stamp", [-1, 2**40])
 def test_a_stamp_that_is_no_time_is_refused(stamp: int) -> None:
-    from producer.errors import BadAnswer
-    from producer.zendesk.page import slice_page
-
     body = {"tickets": [{"id": 1, "generated_timestamp": stamp}], "end_of_stream": True, "end_time": 1}
     with pytest.raises(BadAnswer, match="no time in Unix seconds"):
         slice_page(json.dumps(body).encode())

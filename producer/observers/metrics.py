@@ -31,7 +31,7 @@ _COUNT = (0, 1, 10, 100, 500, 1000, 2000, 5000)
 
 # An `increase()` misses the first sample of a new series, so every label value that can be known begins at 0.
 _HTTP_STATUSES = (200, 400, 401, 403, 404, 409, 422, 429, 500, 502, 503, 504)
-_REQUEST_REASONS = ("Unavailable", "Throttled")
+_REQUEST_REASONS = ("Unavailable", "Throttled", "TooLarge", "TooSlow")
 _FAILURES = (
     *(("session", reason) for reason in ("SessionOver", "Unavailable", "Throttled")),
     *(("account", reason) for reason in ("BadAnswer", "TooLarge", "TooSlow", "Pinned", "Unpublishable", "Fenced")),

@@ -20,9 +20,7 @@ from producer.stop import Stop
 from producer.verify.judge import is_required
 from producer.verify.store import Store
 from producer.zendesk.boundary import content_digest
-from producer.zendesk.budget import Budget
-from producer.zendesk.client import open_client
-from producer.zendesk.time_export import open_time_export
+from producer.zendesk.source import open_source
 
 Say = Callable[[str], None]
 
@@ -71,14 +69,12 @@ async def read_export(
     stop = Stop()
     shown, said = 0, time.monotonic()
     async with (
-        open_client(settings, tell) as client,
-        open_time_export(
-            client, Budget(requests_per_minute, stop, tell), settings.zendesk.page_size, nobody_to_ask, stop, tell
-        ) as source,
+        open_source(settings, stop, tell, requests_per_minute=requests_per_minute) as source,
+        source.export(nobody_to_ask) as export,
     ):
         position = Position(checkpoint.start)
         while position.end_time < until:
-            page = await source.fetch(position)
+            page = await export.fetch(position)
             store.add_current(
                 (
                     version.id,

@@ -51,7 +51,7 @@ def judge(status: int, headers: Mapping[str, str], body: str, redact: Callable[[
     if status == 429:
         return Throttled(shown, retry_after=retry_after(headers))
     if status == 504:
-        return TooSlow(shown, hint="the page takes the API too long to build: lower zendesk.page_size")
+        return TooSlow(shown, hint="the page takes the API too long to build")
     if status in (408, 409, 425) or status >= 500:
         return Unavailable(shown, retry_after=retry_after(headers))
     if status == 401:

@@ -29,7 +29,7 @@ _ERROR_BODY = 4096
 class Answer:
     """What came back with status 200, or a too-recent answer (then `body` is None). `server_time` is its `Date`."""
 
-    body: bytes | None = field(repr=False)
+    body: bytes | bytearray | None = field(repr=False)
     server_time: float | None
     headers: Mapping[str, str] = field(repr=False)
 
@@ -104,7 +104,7 @@ class Client:
             if len(body) > self._zendesk.max_response_bytes:
                 raise TooLarge(
                     f"the answer is over {self._zendesk.max_response_bytes:,} bytes decompressed",
-                    hint="lower zendesk.page_size or raise zendesk.max_response_bytes",
+                    hint="raise zendesk.max_response_bytes",
                 )
             if not ok and len(body) > _ERROR_BODY:
                 break
@@ -117,10 +117,10 @@ class Client:
                     f"status 200, but {kind} instead of JSON: {start or 'no body'}",
                     hint="something between here and Zendesk answers in its place: check zendesk.base_url and zendesk.proxy",
                 )
-            if not body.rstrip().endswith(b"}"):
+            if not body[-16:].rstrip().endswith(b"}"):
                 # A gzip stream that is cut inside whole chunks: aiohttp notices nothing.
                 raise Unavailable(f"the answer is cut short after {len(body):,} bytes")
-            return Answer(bytes(body), server_time, headers)
+            return Answer(body, server_time, headers)
         text = bytes(body[:_ERROR_BODY]).decode("utf-8", "replace")
         if answers.too_recent(response.status, text):
             return Answer(None, server_time, headers)

@@ -58,7 +58,7 @@ class Slice:
     ended: bool
 
 
-def slice_page(body: bytes) -> Slice:
+def slice_page(body: bytes | bytearray) -> Slice:
     """Cut an answer of the time-based export into rows.
 
     Each row's bytes are a copy, so that the answer itself can be freed. `ended` is the API's `end_of_stream`; where it is
@@ -100,10 +100,10 @@ def _row(index: int, raw: msgspec.Raw) -> Row:
     return Row(Version(head.id, stamp, digest, value, head.status == "deleted", head.updated_at), stamped)
 
 
-def _diagnose(body: bytes, error: Exception) -> str:
+def _diagnose(body: bytes | bytearray, error: Exception) -> str:
     """What is wrong with a page, in words: msgspec's own are about bytes and, for a lone surrogate, misleading."""
     text = str(error)
-    start = body[:80]
+    start = bytes(body[:80])
     if isinstance(error, msgspec.ValidationError):
         return f"{text}; it begins {start!r}"
     if isinstance(error, RecursionError):

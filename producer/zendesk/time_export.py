@@ -15,11 +15,10 @@ The promise, which the service builds on:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 
-from producer.errors import BadAnswer, Pinned
-from producer.events import Observer, Waiting
+from producer.errors import BadAnswer, Pinned, TooLarge, TooSlow
+from producer.events import Observer, Retrying, Waiting
 from producer.model import Page, Position
 from producer.retry import retrying
 from producer.stop import Stop
@@ -27,6 +26,7 @@ from producer.zendesk.boundary import advance
 from producer.zendesk.budget import Budget
 from producer.zendesk.client import Answer, Client
 from producer.zendesk.page import Slice, slice_page
+from producer.zendesk.page_size import PageSize
 
 SETTLED = 61
 """Seconds: the API excludes the last minute, and refuses a `start_time` that is younger."""
@@ -39,13 +39,16 @@ LOOK_AHEAD = 16 * 1024 * 1024
 
 
 class TimeExport:
-    """The export of one account within one Kafka session. `guard` is awaited before every request and may raise."""
+    """The export of one account within one Kafka session. `guard` is awaited before every request and may raise.
+
+    Use `Source.export`, or `close` it.
+    """
 
     def __init__(
         self,
         client: Client,
         budget: Budget,
-        page_size: int,
+        page_size: PageSize,
         guard: Callable[[], Awaitable[None]],
         stop: Stop,
         tell: Observer,
@@ -101,14 +104,26 @@ class TimeExport:
         )
 
     async def _ask(self, start_time: int) -> Answer:
+        """An answer of whatever size can be had: half as many tickets are asked for while it is too large or too slow."""
+        while True:
+            try:
+                answer = await self._ask_for(start_time, self._page_size.now)
+            except (TooLarge, TooSlow) as error:
+                if not self._page_size.was_too_much():
+                    raise
+                fewer = f"{error}; asking for at most {self._page_size.now} tickets at once now"
+                self._tell(Retrying("request", type(error)(fewer, hint=error.hint), 0.0, 1))
+            else:
+                self._page_size.was_good()
+                return answer
+
+    async def _ask_for(self, start_time: int, tickets: int) -> Answer:
         async for attempt in retrying(self._stop, self._tell):
             with attempt:
                 await self._settle(start_time)
                 await self._budget.turn()
                 await self._guard()
-                answer = await self._client.get(
-                    "incremental/tickets", {"start_time": start_time, "per_page": self._page_size}
-                )
+                answer = await self._client.get("incremental/tickets", {"start_time": start_time, "per_page": tickets})
         self._budget.hear(answer.headers)
         return answer
 
@@ -173,15 +188,3 @@ async def _drop(ahead: tuple[Position, asyncio.Task[Page]] | None) -> None:
     if ahead is not None:
         ahead[1].cancel()
         await asyncio.gather(ahead[1], return_exceptions=True)
-
-
-@asynccontextmanager
-async def open_time_export(
-    client: Client, budget: Budget, page_size: int, guard: Callable[[], Awaitable[None]], stop: Stop, tell: Observer
-) -> AsyncIterator[TimeExport]:
-    """A source for one Kafka session; what it fetched ahead does not outlive it."""
-    source = TimeExport(client, budget, page_size, guard, stop, tell)
-    try:
-        yield source
-    finally:
-        await source.close()

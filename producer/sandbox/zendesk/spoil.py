@@ -18,6 +18,19 @@ def _without_key(page: Page, key: str) -> bytes:
     return orjson.dumps(envelope)
 
 
+def _null_end_time(page: Page, _: str) -> bytes:
+    return replace(page, end_time=None).to_bytes()
+
+
+def _nothing_yet(page: Page, _: str) -> bytes:
+    """No ticket, and yet not the end of the stream."""
+    return replace(page, tickets=[], end_of_stream=False).to_bytes()
+
+
+def _foreign_next_page(page: Page, _: str) -> bytes:
+    return replace(page, next_page="https://elsewhere.example/api/v2/incremental/tickets?start_time=1").to_bytes()
+
+
 def _tickets_not_a_list(page: Page, _: str) -> bytes:
     return orjson.dumps({**orjson.loads(page.to_bytes()), "tickets": {"count": len(page.tickets)}})
 
@@ -54,6 +67,9 @@ def _in_one_ticket(edit: Callable[[bytes], bytes]) -> Callable[[Page, str], byte
 
 FAULTS: Final[dict[str, Callable[[Page, str], bytes]]] = {
     "missing_key": _without_key,
+    "null_end_time": _null_end_time,
+    "nothing_yet": _nothing_yet,
+    "foreign_next_page": _foreign_next_page,
     "tickets_not_a_list": _tickets_not_a_list,
     "placeholders": _placeholders,
     "ticket_without_id": _in_one_ticket(lambda ticket: re.sub(rb'(?<=,)"id":\d+,', b"", ticket, count=1)),
