@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -134,6 +135,39 @@ async def test_a_broker_killed_and_started_again_loses_and_repeats_nothing(
             assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
             process.send_signal(signal.SIGTERM)
             assert await asyncio.to_thread(process.wait, 15) == 0
+        clock.advance(300)
+        await complete(overrides, tmp_path / "log")
+        reader = Reader(kafka.bootstrap_servers, names["tickets"], names["checkpoints"])
+        assert faults(reader.messages(), account.versions()) == []
+
+
+@pytest.mark.parametrize(("signals", "code"), [([signal.SIGTERM], 0), ([signal.SIGTERM, signal.SIGINT], 130)])
+async def test_a_service_whose_broker_is_frozen_ends_within_ten_seconds_and_at_a_second_signal_at_once(
+    signals: list[signal.Signals],
+    code: int,
+    zendesk: Simulator,
+    account: Account,
+    clock: Clock,
+    names: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    backfill(account, clock.now(), 30)
+    with Cluster() as kafka:
+        overrides = joined(kafka, zendesk, names)
+        paced = [*overrides, f"zendesk.page_size={PAGE}", "zendesk.requests_per_minute=600"]
+        with running(paced, tmp_path / "log") as process:
+            await more_requests(zendesk, 4)
+            await asyncio.to_thread(kafka.freeze)
+            try:
+                for number in signals:
+                    began = time.monotonic()
+                    process.send_signal(number)
+                    await asyncio.sleep(0.5)  # so that the second is not merged into the first
+                assert await asyncio.to_thread(process.wait, 15) == code
+                assert time.monotonic() - began < (10.5 if code == 0 else 2)
+            finally:
+                await asyncio.to_thread(kafka.thaw)
+        assert b"position" in (tmp_path / "log").read_bytes().splitlines()[-1]
         clock.advance(300)
         await complete(overrides, tmp_path / "log")
         reader = Reader(kafka.bootstrap_servers, names["tickets"], names["checkpoints"])
