@@ -34,12 +34,19 @@ def demo(
 
     async def until_told() -> int:
         playing = asyncio.ensure_future(play(Demo(tickets=tickets, seed=seed, keep=keep, kafka=kafka)))
-        loop = asyncio.get_running_loop()
+        loop, told = asyncio.get_running_loop(), asyncio.Event()
+
+        def end() -> None:
+            told.set()
+            playing.cancel()
+
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, playing.cancel)
+            loop.add_signal_handler(number, end)
         try:
             verdict = await playing
         except asyncio.CancelledError:
+            if not told.is_set():
+                raise
             typer.echo("\nended; nothing is left running")
             return 0 if keep else 130
         print()

@@ -5,22 +5,18 @@ Also tells where partitions end, which is how anyone knows that a topic is still
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka import errors as kafka
 
+from producer.kafka.connection import disconnect
 from producer.kafka.failures import ASK, within
 from producer.model import Checkpoint
 
 _FIRST_LOOK = 200
 """Records from the end that are looked at first; usually our newest checkpoint is among them."""
-
-_FAREWELL = 2.0
 
 
 def checkpoint_key(account: str, stream: str) -> bytes:
@@ -49,11 +45,9 @@ class CheckpointReader:
         await self._consumer.start()
 
     async def close(self) -> None:
-        """Disconnect. A consumer that does not come to an end is left to the garbage collector."""
+        """Disconnect."""
         for consumer in (self._ends, self._consumer):
-            with contextlib.suppress(TimeoutError, kafka.KafkaError, OSError):
-                async with asyncio.timeout(_FAREWELL):
-                    await consumer.stop()
+            await disconnect(consumer)
 
     async def high_watermarks(self, topic: str, partitions: int) -> tuple[int, ...]:
         """Where each partition of any topic ends, committed or not."""

@@ -6,16 +6,18 @@ import asyncio
 import ssl
 from typing import Any
 
+from aiokafka import AIOKafkaConsumer
 from aiokafka import errors as kafka
 from aiokafka.conn import create_conn
 from aiokafka.helpers import create_ssl_context
 
 from producer.errors import Final, Misconfigured, ProducerError, Unavailable
-from producer.kafka.failures import causes, meaning
+from producer.kafka.failures import FAILURES, causes, meaning
 from producer.settings import KafkaSettings
 
 REQUEST_TIMEOUT_MS = 20_000
 _PROBE_SECONDS = 5.0
+_FAREWELL = 2.0
 
 
 def client_options(settings: KafkaSettings) -> dict[str, Any]:
@@ -60,6 +62,20 @@ def _ssl_context(settings: KafkaSettings) -> ssl.SSLContext:
 
 def _path(value: object) -> str | None:
     return None if value is None else str(value)
+
+
+async def disconnect(consumer: AIOKafkaConsumer) -> None:
+    """Stop a consumer. One that does not come to an end is left to the garbage collector."""
+    try:
+        async with asyncio.timeout(_FAREWELL):
+            await consumer.stop()
+    except (TimeoutError, *FAILURES):
+        pass
+    except asyncio.CancelledError:
+        # aiokafka trips over a task of its own that had no time to begin. Only a cancellation of ours goes on.
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
 
 
 async def why_unreachable(settings: KafkaSettings) -> ProducerError:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.structs import ConsumerRecord
 
 from producer.errors import SessionOver
-from producer.kafka.failures import ASK, FAILURES, within
+from producer.kafka.connection import disconnect
+from producer.kafka.failures import ASK, within
 from producer.verify.store import Record
 
 ConsumerRecords = Sequence[ConsumerRecord[bytes, bytes]]
 
-_FAREWELL = 2.0
 _AT_ONCE = 100
 """Records in memory at a time: with values of at most some 1.5 MB each, the limit of a ticket."""
 
@@ -93,12 +92,9 @@ async def open_topic(options: dict[str, Any], topic: str) -> AsyncIterator[Ticke
     try:
         async with within(ASK, "connect"):
             await consumer.start()
-            await asyncio.sleep(0)  # lets its tasks begin: `stop` trips over one that never did
         yield TicketsTopic(consumer, topic)
     finally:
-        with suppress(TimeoutError, *FAILURES):
-            async with asyncio.timeout(_FAREWELL):
-                await consumer.stop()
+        await disconnect(consumer)
 
 
 def understand(record: ConsumerRecord[bytes, bytes], partition: int, source: bytes) -> Record | None:

@@ -11,19 +11,21 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from producer.dates import utc
+from producer.kafka.checkpoints import open_reader
+from producer.kafka.connection import client_options
 from producer.sandbox.broker import Cluster, check_prerequisites, provision
 from producer.sandbox.demo.display import Display, State, display
 from producer.sandbox.demo.processes import DemoFailed, Process, told
 from producer.settings import Settings, TopicsSettings, load_settings
 from producer.verify import Verdict, verify
+from producer.verify.topic import open_topic
+from producer.verify.verification import PATIENCE
 
 KILLS_AFTER_PAGES = (4, 11, 19, 27)
 """Pages of the backfill after which the service is killed, each at a random moment of the pages that follow."""
@@ -219,23 +221,15 @@ async def _last_change(http: aiohttp.ClientSession, zendesk: str) -> str:
 
 async def print_samples(settings: Settings) -> None:
     """A few of the messages as any consumer gets them, key and headers included."""
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=list(settings.kafka.bootstrap_servers),
-        isolation_level="read_committed",
-        enable_auto_commit=False,
-    )
-    await consumer.start()
-    try:
-        partitions = sorted(consumer.partitions_for_topic(settings.topics.tickets) or ())
-        consumer.assign([TopicPartition(settings.topics.tickets, partition) for partition in partitions])
-        await consumer.seek_to_beginning()
-        fetched: dict[TopicPartition, list[Any]] = await consumer.getmany(timeout_ms=10_000)
-        records = sorted(chain.from_iterable(fetched.values()), key=lambda record: (record.partition, record.offset))
-        print("\nSome of the messages:")
-        for record in records[:_SAMPLES]:
-            print("\n".join(_sample(record)))
-    finally:
-        await consumer.stop()
+    options = client_options(settings.kafka)
+    samples: list[Any] = []
+    async with open_reader(options, settings.topics.checkpoints) as reader:
+        (end,) = await reader.high_watermarks(settings.topics.tickets, 1)
+    async with open_topic(options, settings.topics.tickets) as topic:
+        await topic.read({0: (0, min(end, _SAMPLES))}, lambda partition, records: samples.extend(records), PATIENCE)
+    print("\nSome of the messages:")
+    for record in samples:
+        print("\n".join(_sample(record)))
 
 
 def _sample(record: Any) -> Iterable[str]:
