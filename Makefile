@@ -5,32 +5,41 @@ BIN := $(VENV)/bin
 KEEP ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint broker simulate lock clean
+.PHONY: help python kafka demo test test-containers lint broker simulate lock clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# One virtual environment for all, from the lock with hashes; made anew when the lock changes.
-$(VENV)/.ready: requirements-dev.lock pyproject.toml
+# What must be there is said first, before anything is downloaded.
+python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; $(PYTHON) is `$(PYTHON) -V`. Say which: make PYTHON=python3.12 …"; exit 1; }
+
+kafka: python
+	@PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m producer.sandbox.broker
+
+# One virtual environment for all, from the lock with hashes; made anew when the lock changes.
+$(VENV)/.ready: requirements-dev.lock pyproject.toml | python
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
 	@touch $@
 
-demo: $(VENV)/.ready ## The main job on real parts, verifying itself (KEEP=1 leaves everything running)
+demo: kafka $(VENV)/.ready ## The main job on real parts, verifying itself (KEEP=1 leaves everything running)
 	@$(BIN)/zendesk-producer demo $(if $(KEEP),--keep)
 
-test: $(VENV)/.ready lint ## Everything that proves it
+test: kafka $(VENV)/.ready lint ## Everything that proves it
 	$(BIN)/pytest
+
+test-containers: $(VENV)/.ready ## The image, the compose file and the broker by Docker, where an engine answers
+	$(BIN)/pytest tests/containers.py
 
 lint: $(VENV)/.ready ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-broker: $(VENV)/.ready ## A real single-node Kafka in the foreground, until Ctrl-C
+broker: kafka $(VENV)/.ready ## A real single-node Kafka in the foreground, until Ctrl-C
 	@$(BIN)/zendesk-producer broker
 
 simulate: $(VENV)/.ready ## The pretend Zendesk in the foreground, until Ctrl-C
