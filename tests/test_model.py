@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import orjson
 import pytest
+from aiokafka.producer.message_accumulator import BatchBuilder
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -58,3 +59,20 @@ def test_a_batch_is_never_over_its_limit_unless_one_record_is() -> None:
     values = [b"x" * 400_000] * 5 + [b"x" * (BATCH_BYTES + 1)] + [b"x"]
     (batches,) = batches_by_partition([Record(b"1", value, []) for value in values], 1).values()
     assert [len(batch) for batch in batches] == [2, 2, 1, 1, 1]
+
+
+records = st.builds(
+    Record,
+    st.binary(min_size=1, max_size=20),
+    st.none() | st.integers(0, 300_000).map(bytes),
+    st.lists(st.tuples(st.text(max_size=20), st.binary(max_size=200)), max_size=12),
+)
+
+
+@given(st.lists(records, max_size=40))
+def test_a_batch_fits_where_aiokafka_builds_it(records: list[Record]) -> None:
+    for batches in batches_by_partition(records, 3).values():
+        for batch in batches:
+            builder = BatchBuilder(BATCH_BYTES, 0, is_transactional=True)
+            for record in batch:
+                assert builder.append(timestamp=None, key=record.key, value=record.value, headers=record.headers)

@@ -28,7 +28,6 @@ from tests.reader import Reader, faults
 from tests.test_checkpoint_command import command
 from tests.test_service import Run, history, once
 
-
 topics: Any = confluent_admin  # re-exports NewTopic and NewPartitions in a way that type checkers do not follow
 
 
@@ -237,6 +236,14 @@ async def test_a_topic_that_refuses_full_batches_is_refused(
     await owner.create(names["checkpoints"], cleanup_policy="compact")
     await owner.create(names["tickets"], cleanup_policy="compact", max_message_bytes="500000")
     assert "max.message.bytes=500000: full batches would be refused" in str(await refused(settings))
+
+
+async def test_a_topic_that_no_append_can_reach_is_refused(
+    settings: Settings, owner: Owner, names: dict[str, str]
+) -> None:
+    await owner.create(names["checkpoints"], cleanup_policy="compact")
+    await owner.create(names["tickets"], cleanup_policy="compact", max_message_bytes="8388608", min_insync_replicas="2")
+    assert "min.insync.replicas=2 and replication factor 1: no append can succeed" in str(await refused(settings))
 
 
 async def test_a_topic_that_keeps_the_promise_less_well_is_warned_about(

@@ -10,17 +10,23 @@ from producer.errors import Misconfigured
 from producer.events import Noticed, Observer
 from producer.kafka.checkpoints import CheckpointReader, open_reader
 from producer.kafka.connection import client_options
-from producer.kafka.topics import Survey, inspect, open_admin, plans
+from producer.kafka.topics import Plan, Survey, inspect, open_admin, plans
 from producer.model import Checkpoint
 from producer.settings import Settings
+
+_SECOND_LOOK = 1.0
+"""Seconds until the cluster is asked again before it is believed that something of ours is gone."""
 
 
 async def prepare_topics(settings: Settings, key: bytes, *, first: bool, tell: Observer) -> Survey:
     """See that the topics are there and safe; on a first start create those that are missing."""
     async with open_admin(settings.kafka) as admin:
         survey = await admin.survey()
-        missing = [plan for plan in plans(settings.topics) if plan.name not in survey.topics]
-        needed = [plan.name for plan in missing if plan.name != settings.topics.dead_letters]
+        missing, needed = _missing(settings, survey)
+        if needed and not first:
+            await asyncio.sleep(_SECOND_LOOK)  # a broker that has just started may hear of topics a moment late
+            survey = await admin.survey()
+            missing, needed = _missing(settings, survey)
         if needed:
             if not first:
                 raise Misconfigured(
@@ -47,6 +53,12 @@ async def prepare_topics(settings: Settings, key: bytes, *, first: bool, tell: O
             for warning in warnings:
                 tell(Noticed("topic", warning))
     return survey
+
+
+def _missing(settings: Settings, survey: Survey) -> tuple[list[Plan], list[str]]:
+    """Topics that do not exist, and the names of those among them that we cannot do without."""
+    missing = [plan for plan in plans(settings.topics) if plan.name not in survey.topics]
+    return missing, [plan.name for plan in missing if plan.name != settings.topics.dead_letters]
 
 
 async def _refuse_to_start_over(settings: Settings, survey: Survey, key: bytes, missing: Sequence[str]) -> None:
@@ -148,7 +160,7 @@ async def accept(settings: Settings, survey: Survey, reader: CheckpointReader, f
                 f"ended at {found.ends[p]}",
                 hint="restore it, or use `zendesk-producer checkpoint set` to go on or to start over",
             )
-        await asyncio.sleep(1)  # a new leader may learn the high watermark a moment late
+        await asyncio.sleep(_SECOND_LOOK)  # a new leader may learn the high watermark a moment late
     # Until its first page a first start may be corrected. A position that a person has set (another generation) is final.
     correctable = found.seq == 0 and found.generation == 1 and settings.zendesk.start_time is not None
     if found.end_time is None or correctable:

@@ -196,6 +196,11 @@ def inspect(
                 f"set max.message.bytes={_TICKETS_BYTES}"
             )
         in_sync = int(config.get("min.insync.replicas", 2))
+        if topic is not None and "min.insync.replicas" in config and in_sync > topic.replication:
+            errors.append(
+                f"topic {name} has min.insync.replicas={in_sync} and replication factor {topic.replication}: no append can "
+                f"succeed; set min.insync.replicas={max(1, topic.replication - 1)}"
+            )
         if topic is not None and topic.replication < min(3, survey.brokers):
             warnings.append(
                 f"topic {name} has replication factor {topic.replication} in a cluster of {survey.brokers} brokers: "

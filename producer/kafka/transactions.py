@@ -78,7 +78,9 @@ class TransactionalProducer:
         for batch in batches:
             builder = self._producer.create_batch()
             for record in batch:
-                builder.append(key=record.key, value=record.value, timestamp=None, headers=record.headers)
+                taken = builder.append(key=record.key, value=record.value, timestamp=None, headers=record.headers)
+                # A full batch takes no more and says so by this alone: a record would be lost in silence.
+                assert taken is not None, "a batch was larger than `batches.record_size` foresaw"
             builder.close()
             future = await self._producer.send_batch(builder, topic, partition=partition)
             future.add_done_callback(_looked_at)
