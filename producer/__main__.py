@@ -18,7 +18,7 @@ def main() -> None:
     from producer.cli.app import app
 
     try:
-        app()
+        app(prog_name="zendesk-producer")
     except ProducerError as error:
         _complain(str(error), error.hint)
         sys.exit(error.exit_code if isinstance(error, Final) else EXIT_UNAVAILABLE)

@@ -58,6 +58,6 @@ def demo(
 
     try:
         raise typer.Exit(asyncio.run(until_told()))
-    except (MissingPrerequisite, BrokerError, DemoFailed) as error:
+    except (MissingPrerequisite, BrokerError, DemoFailed, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(EXIT_UNAVAILABLE) from None
