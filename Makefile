@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 KEEP ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help python kafka demo test test-containers lint broker simulate lock clean
+.PHONY: help python kafka demo test test-containers bench lint broker simulate lock clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ test: kafka $(VENV)/.ready lint ## Everything that proves it
 
 test-containers: $(VENV)/.ready ## The image, the compose file and the broker by Docker, where an engine answers
 	$(BIN)/pytest tests/containers.py
+
+bench: kafka $(VENV)/.ready ## What it costs beside a bare loop; exit code 1 when a goal is missed (docs/performance.md)
+	@$(BIN)/python -m tests.bench
 
 lint: $(VENV)/.ready ## ruff and mypy --strict
 	$(BIN)/ruff check .
