@@ -3,47 +3,65 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterator, Sequence
 
 from producer.dates import utc
 from producer.model import Headers, Record, Version
 
 _ZENDESK_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
-_UPSERTED = b"com.zendesk.ticket.upserted.v1"
-_DELETED = b"com.zendesk.ticket.deleted.v1"
+
+# Headers that say the same in every record, and so are one object in all of them.
+_SPECVERSION = ("ce_specversion", b"1.0")
+_UPSERTED = ("ce_type", b"com.zendesk.ticket.upserted.v1")
+_DELETED = ("ce_type", b"com.zendesk.ticket.deleted.v1")
+_JSON = ("content-type", b"application/json")
 
 
-def to_records(
-    versions: Iterable[Version], *, account: str, generation: int, seq: int, tombstones: bool
-) -> list[Record]:
+class Records(Collection[Record]):
     """The records of one page, in the order of its versions; a deleted ticket's event is followed by its tombstone.
 
     Everything in them follows from the API's answer and the page's place in the history, so a page that is fetched again
     after a crash gives the same records. Headers are CloudEvents 1.0 in binary mode, then `zendesk-page`.
+
+    A record is made when its turn comes and is gone once it is in its batch: a page's worth of them, each with its dozen
+    objects, is never in memory (docs/performance.md).
     """
-    source = f"https://{account}.zendesk.com/api/v2/incremental/tickets".encode()
-    planned: list[tuple[Version, bool]] = []
-    for version in versions:
-        planned.append((version, False))
-        if version.deleted and tombstones:
-            planned.append((version, True))
-    return [
-        _record(version, tombstone, source, f"{generation}/{seq}/{index}/{len(planned)}".encode())
-        for index, (version, tombstone) in enumerate(planned)
-    ]
+
+    def __init__(
+        self, versions: Sequence[Version], *, account: str, generation: int, seq: int, tombstones: bool
+    ) -> None:
+        self._versions = versions
+        self._tombstones = tombstones
+        self._source = ("ce_source", f"https://{account}.zendesk.com/api/v2/incremental/tickets".encode())
+        self._page = f"{generation}/{seq}"
+        self._count = len(versions) + (sum(version.deleted for version in versions) if tombstones else 0)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Record]:
+        index = 0
+        for version in self._versions:
+            for tombstone in (False, True) if version.deleted and self._tombstones else (False,):
+                place = f"{self._page}/{index}/{self._count}".encode()
+                yield _record(version, tombstone, self._source, place)
+                index += 1
+
+    def __contains__(self, record: object) -> bool:
+        return any(record == each for each in self)
 
 
-def _record(version: Version, tombstone: bool, source: bytes, page: bytes) -> Record:
+def _record(version: Version, tombstone: bool, source: tuple[str, bytes], page: bytes) -> Record:
     key = b"%d" % version.id
     identity = f"{version.id}:{version.stamp}:{version.digest}"
     headers: Headers = [
-        ("ce_specversion", b"1.0"),
+        _SPECVERSION,
         ("ce_id", (identity + ":tombstone" if tombstone else identity).encode()),
-        ("ce_source", source),
-        ("ce_type", _DELETED if version.deleted else _UPSERTED),
+        source,
+        _DELETED if version.deleted else _UPSERTED,
         ("ce_subject", key),
         ("ce_time", event_time(version).encode()),
-        ("content-type", b"application/json"),
+        _JSON,
         ("ce_sequence", b"%017d" % version.stamp),
         ("zendesk-page", page),
     ]

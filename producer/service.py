@@ -8,7 +8,7 @@ from producer.errors import Blocked, Fenced, Retriable, SessionOver, Stopping
 from producer.events import CaughtUp, Committed, Fetched, Observer, Started, Stopped
 from producer.kafka.session import Session, open_session
 from producer.model import Checkpoint
-from producer.records import to_records
+from producer.records import Records
 from producer.retry import Setbacks
 from producer.settings import Settings
 from producer.stop import Stop
@@ -75,7 +75,7 @@ async def pump(
         tell(Fetched(page))
         if page.versions or page.position != checkpoint.position or session.due:
             successor = checkpoint.after(page)
-            records = to_records(
+            records = Records(
                 page.versions,
                 account=successor.account,
                 generation=successor.generation,

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.errors import Pinned
-from producer.model import Checkpoint, Page, Position, Seen
+from producer.model import Checkpoint, Page, Position, Seen, Version
 from producer.zendesk.boundary import advance, content_digest
 from producer.zendesk.client import Answer
-from producer.zendesk.page import Row, slice_page
+from producer.zendesk.page import slice_page
 from producer.zendesk.time_export import read_page
 
 SETTLING = 60
@@ -186,7 +186,7 @@ def checkpoint(position: Position) -> Checkpoint:
     )
 
 
-def rows(*tickets: Mapping[str, object]) -> list[Row]:
+def rows(*tickets: Mapping[str, object]) -> list[Version]:
     return slice_page(json.dumps({"tickets": tickets, "end_of_stream": True}).encode()).rows
 
 

@@ -7,7 +7,7 @@ nothing.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Any
 
 import pytest
@@ -16,7 +16,6 @@ import producer.kafka.session as session_module
 import producer.zendesk.time_export as export_module
 from producer.errors import SessionOver
 from producer.events import Committed, Retrying
-from producer.kafka.batches import batches_by_partition
 from producer.kafka.session import Session
 from producer.kafka.transactions import TransactionalProducer
 from producer.model import Checkpoint, Position, Record, Version
@@ -24,7 +23,6 @@ from producer.sandbox.broker import Cluster
 from producer.sandbox.zendesk import Account, Clock
 from producer.settings import Settings, load_settings
 from producer.zendesk.boundary import Advance, advance
-from producer.zendesk.page import Row
 from tests.conftest import until
 from tests.reader import Reader, faults
 from tests.test_service import Run, history, once
@@ -118,7 +116,7 @@ class CrashesAtTheEnd(Session):
 
     crashes = 1
 
-    async def commit(self, records: Sequence[Record], successor: Checkpoint) -> Checkpoint:
+    async def commit(self, records: Collection[Record], successor: Checkpoint) -> Checkpoint:
         if records and type(self).crashes:
             type(self).crashes -= 1
             await self._producer.begin()
@@ -132,7 +130,7 @@ class CommitsTwice(Session):
 
     crashes = 1
 
-    async def commit(self, records: Sequence[Record], successor: Checkpoint) -> Checkpoint:
+    async def commit(self, records: Collection[Record], successor: Checkpoint) -> Checkpoint:
         if records:
             await self._producer.begin()
             successor = successor.replace(ends=await self._append(records, successor))
@@ -168,9 +166,8 @@ async def test_a_checkpoint_in_a_transaction_of_its_own_is_caught(
 class DoesNotAwait(Session):
     """Wrong: hands the records over and commits, as aiokafka's own examples do."""
 
-    async def _append(self, records: Sequence[Record], successor: Checkpoint) -> tuple[int, ...]:
-        for partition, batches in batches_by_partition(records, len(successor.ends)).items():
-            await self._producer.send(successor.tickets_topic, partition, batches)
+    async def _append(self, records: Collection[Record], successor: Checkpoint) -> tuple[int, ...]:
+        await self._producer.send(successor.tickets_topic, records, len(successor.ends))
         return successor.ends
 
 
@@ -203,14 +200,14 @@ async def test_acknowledgements_that_nobody_awaits_are_caught(
 # Boundary rows repeated, or dropped
 
 
-def forgets(position: Position, rows: Iterable[Row], end_time: int) -> Advance:
+def forgets(position: Position, rows: Iterable[Version], end_time: int) -> Advance:
     """Wrong: a position is a second and nothing more."""
     return advance(Position(position.end_time), rows, end_time)
 
 
-def drops(position: Position, rows: Iterable[Row], end_time: int) -> Advance:
+def drops(position: Position, rows: Iterable[Version], end_time: int) -> Advance:
     """Wrong: rows stamped at or before the position are taken for known."""
-    fresh: tuple[Version, ...] = tuple(row.version for row in rows if row.version.stamp > position.end_time)
+    fresh: tuple[Version, ...] = tuple(row for row in rows if row.stamp > position.end_time)
     return Advance(fresh, Position(end_time), 0, 0)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import orjson
 import pytest
 from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.record.default_records import DefaultRecordBatch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.errors import Misconfigured
-from producer.kafka.batches import BATCH_BYTES, batches_by_partition, partition_of
+from producer.kafka.batches import BATCH_BYTES, into_batches, partition_of
 from producer.model import Checkpoint, Position, Record, Seen
 from tests.test_boundary import checkpoint
 
@@ -55,24 +56,34 @@ def test_a_key_goes_where_a_java_client_puts_it(key: bytes, hash_: int) -> None:
     assert partition_of(key, 12) == (hash_ & 0x7FFFFFFF) % 12
 
 
+def builder() -> BatchBuilder:
+    """As a producer makes them."""
+    return BatchBuilder(BATCH_BYTES, 0, is_transactional=True)
+
+
 def test_a_batch_is_never_over_its_limit_unless_one_record_is() -> None:
     values = [b"x" * 400_000] * 5 + [b"x" * (BATCH_BYTES + 1)] + [b"x"]
-    (batches,) = batches_by_partition([Record(b"1", value, []) for value in values], 1).values()
-    assert [len(batch) for batch in batches] == [2, 2, 1, 1, 1]
+    batches = into_batches([Record(b"1", value, []) for value in values], 1, builder)
+    assert [batch.records for batch in batches] == [2, 2, 1, 1, 1]
+    assert [batch.builder.size() > BATCH_BYTES for batch in batches] == [False, False, False, True, False]
+    assert batches[3].largest[1] > BATCH_BYTES
 
 
 records = st.builds(
     Record,
     st.binary(min_size=1, max_size=20),
-    st.none() | st.integers(0, 300_000).map(bytes),
+    st.none() | st.integers(0, 600_000).map(bytes),
     st.lists(st.tuples(st.text(max_size=20), st.binary(max_size=200)), max_size=12),
 )
 
 
 @given(st.lists(records, max_size=40))
-def test_a_batch_fits_where_aiokafka_builds_it(records: list[Record]) -> None:
-    for batches in batches_by_partition(records, 3).values():
-        for batch in batches:
-            builder = BatchBuilder(BATCH_BYTES, 0, is_transactional=True)
-            for record in batch:
-                assert builder.append(timestamp=None, key=record.key, value=record.value, headers=record.headers)
+def test_every_record_is_in_a_batch_of_its_partition_and_in_order(records: list[Record]) -> None:
+    batches = into_batches(records, 3, builder)
+    for partition in range(3):
+        expected = [record for record in records if partition_of(record.key, 3) == partition]
+        built = [bytes(batch.builder._build()) for batch in batches if batch.partition == partition]
+        read = [record for each in built for record in DefaultRecordBatch(bytearray(each))]
+        assert [(each.key, each.value, each.headers) for each in read] == [
+            (each.key, each.value, each.headers) for each in expected
+        ]

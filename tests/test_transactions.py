@@ -72,8 +72,7 @@ def record(number: int) -> Record:
 
 
 async def send(producer: TransactionalProducer, topic: str, partition: int, number: int) -> None:
-    for future in await producer.send(topic, partition, [[record(number)]]):
-        await future
+    await (await producer.send_to(topic, partition, record(number)))
 
 
 async def opened(settings: Settings, topic: str) -> TransactionalProducer:
@@ -180,7 +179,7 @@ async def test_closing_asks_nobody_and_leaves_nothing_running(broker: Cluster, s
     await producer.begin()
     await asyncio.to_thread(broker.freeze)
     try:
-        (future,) = await producer.send(topic, 0, [[record(1)]])
+        future = await producer.send_to(topic, 0, record(1))
         began = time.monotonic()
         await producer.aclose()
         assert time.monotonic() - began < 2

@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 import typer
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from msgspec.structs import replace
 from typer.testing import CliRunner
 
 from producer import service
@@ -22,7 +22,7 @@ from producer.cli.verify import verify as verify_command
 from producer.errors import Misconfigured, Unavailable
 from producer.kafka.batches import partition_of
 from producer.model import Record, Version
-from producer.records import to_records
+from producer.records import Records
 from producer.sandbox.broker import Cluster
 from producer.sandbox.zendesk import Account, Clock, Limits, Simulator
 from producer.settings import Settings, load_settings
@@ -62,7 +62,7 @@ def record_of(ticket: int, stamp: int, value: bytes | None = None) -> Record:
     """A record that is what its headers say, as a page of its own."""
     value = value or json.dumps({"id": ticket, "generated_timestamp": stamp}).encode()
     version = Version(ticket, stamp, hashlib.sha256(value).hexdigest()[:16], value)
-    (record,) = to_records([version], account="acme", generation=1, seq=1, tombstones=False)
+    (record,) = Records([version], account="acme", generation=1, seq=1, tombstones=False)
     return record
 
 

@@ -51,7 +51,7 @@ async def _main(settings: Settings, *, once: bool, give_up_after: float | None) 
     from producer.stop import Stop, on_signals
 
     # What is imported stays for ever: the collector, which every page sets going, need not walk through it each time
-    # (measured: a quarter of the CPU per ticket, docs/performance.md).
+    # (measured: a twelfth of the CPU per ticket, docs/performance.md).
     gc.collect()
     gc.freeze()
     configure(settings)

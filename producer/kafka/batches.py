@@ -1,19 +1,39 @@
-"""Turns the records of a page into batches per partition, as a Java producer with the default partitioner would place them."""
+"""Puts the records of a page into batches per partition, as a Java producer with the default partitioner would place them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from aiokafka.partitioner import murmur2
+from aiokafka.producer.message_accumulator import BatchBuilder
 
 from producer.model import Record
 
 BATCH_BYTES = 1_000_000
 """Uncompressed size of a batch, below the 1,048,588 bytes that brokers accept by default."""
 
-_OVERHEAD = 64  # upper bound of a record's framing, less its headers' own
 
-Batch = list[Record]
+class Batch:
+    """A batch for one partition. `records` are in it; `largest` is the key of the largest one and its size in bytes."""
+
+    __slots__ = ("builder", "largest", "partition", "records")
+
+    def __init__(self, partition: int, builder: BatchBuilder) -> None:
+        self.partition = partition
+        self.builder = builder
+        self.records = 0
+        self.largest = (b"", 0)
+
+    def add(self, record: Record) -> bool:
+        """Take a record, or answer False: it is full. An empty batch takes a record of any size."""
+        # aiokafka says by this None alone that it did not take it: who does not look loses the record in silence.
+        taken = self.builder.append(key=record.key, value=record.value, timestamp=None, headers=record.headers)
+        if taken is None:
+            return False
+        self.records += 1
+        if taken.size > self.largest[1]:
+            self.largest = record.key, taken.size
+        return True
 
 
 def partition_of(key: bytes, partitions: int) -> int:
@@ -21,24 +41,16 @@ def partition_of(key: bytes, partitions: int) -> int:
     return int(murmur2(key) & 0x7FFFFFFF) % partitions
 
 
-def batches_by_partition(records: Iterable[Record], partitions: int) -> dict[int, list[Batch]]:
-    """Records grouped by partition, in their order, cut into batches of at most BATCH_BYTES (or of one larger record)."""
-    placed: dict[int, list[Batch]] = {}
-    filled: dict[int, int] = {}
+def into_batches(records: Iterable[Record], partitions: int, new: Callable[[], BatchBuilder]) -> list[Batch]:
+    """Batches with all of the records, in their order within each partition. `new` makes an empty builder."""
+    batches: list[Batch] = []
+    filling: dict[int, Batch] = {}
     for record in records:
         partition = partition_of(record.key, partitions)
-        size = record_size(record)
-        if partition not in placed:
-            placed[partition], filled[partition] = [[]], 0
-        elif filled[partition] + size > BATCH_BYTES:
-            placed[partition].append([])
-            filled[partition] = 0
-        placed[partition][-1].append(record)
-        filled[partition] += size
-    return placed
-
-
-def record_size(record: Record) -> int:
-    """An upper bound of the bytes that a record takes in a batch."""
-    headers = sum(len(name) + len(value) + 10 for name, value in record.headers)
-    return _OVERHEAD + len(record.key) + len(record.value or b"") + headers
+        batch = filling.get(partition)
+        if batch is None or not batch.add(record):
+            batch = filling[partition] = Batch(partition, new())
+            batches.append(batch)
+            taken = batch.add(record)
+            assert taken, "an empty batch takes any record"
+    return batches

@@ -16,15 +16,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection
 from contextlib import aclosing, asynccontextmanager
 
 from aiokafka import errors as kafka
-from aiokafka.structs import RecordMetadata
 
 from producer.errors import Fenced, Misconfigured, SessionOver, Unpublishable
 from producer.events import Noticed, Observer, Opened
-from producer.kafka.batches import Batch, batches_by_partition, partition_of, record_size
+from producer.kafka.batches import partition_of
 from producer.kafka.checkpoints import CheckpointReader, checkpoint_key, open_reader
 from producer.kafka.connection import client_options
 from producer.kafka.failures import ASK, within
@@ -84,7 +83,7 @@ class Session:
         if newest is not None:
             raise_if_fenced(self.checkpoint, newest)
 
-    async def commit(self, records: Sequence[Record], successor: Checkpoint) -> Checkpoint:
+    async def commit(self, records: Collection[Record], successor: Checkpoint) -> Checkpoint:
         """Append the records and the checkpoint in one transaction; answers the checkpoint as it was committed.
 
         The tickets' acknowledgements come first, and every one of them is awaited: the checkpoint carries their offsets,
@@ -103,8 +102,8 @@ class Session:
             ends = await self._append(records, successor)
             committed = successor.signed(ends=ends, instance=self.checkpoint.instance)
             record = Record(self._key, committed.to_bytes(), [])
-            (future,) = await self._producer.send(committed.checkpoints_topic, self._partition, [[record]])
-            offset = (await future).offset
+            sent = await self._producer.send_to(committed.checkpoints_topic, self._partition, record)
+            offset = (await sent).offset
             if 0 <= offset < self._stable_end:
                 raise SessionOver("the checkpoint topic has become shorter: it was truncated or created anew")
             await self._producer.commit()
@@ -114,19 +113,17 @@ class Session:
         self.committed_pages += bool(records)
         return committed
 
-    async def _append(self, records: Sequence[Record], successor: Checkpoint) -> tuple[int, ...]:
+    async def _append(self, records: Collection[Record], successor: Checkpoint) -> tuple[int, ...]:
         topic, ends = successor.tickets_topic, list(successor.ends)
-        sent: list[tuple[int, Batch, asyncio.Future[RecordMetadata]]] = []
-        for partition, batches in batches_by_partition(records, len(ends)).items():
-            futures = await self._producer.send(topic, partition, batches)
-            sent += [(partition, batch, future) for batch, future in zip(batches, futures, strict=True)]
-        outcomes = await asyncio.gather(*(future for _, _, future in sent), return_exceptions=True)
-        for (partition, batch, _), outcome in zip(sent, outcomes, strict=True):
+        sent = await self._producer.send(topic, records, len(ends))
+        outcomes = await asyncio.gather(*(future for _, future in sent), return_exceptions=True)
+        for (batch, _), outcome in zip(sent, outcomes, strict=True):
+            partition = batch.partition
             if isinstance(outcome, kafka.MessageSizeTooLargeError | kafka.RecordListTooLargeError):
-                largest = max(batch, key=record_size)
+                key, size = batch.largest
                 raise Unpublishable(
-                    f"topic {topic} refused a batch as too large; its largest record is ticket {largest.key.decode()} "
-                    f"with {record_size(largest):,} bytes before compression",
+                    f"topic {topic} refused a batch as too large; its largest record is ticket {key.decode()} "
+                    f"with {size:,} bytes before compression",
                     hint=f"raise max.message.bytes of topic {topic}",
                 )
             if isinstance(outcome, BaseException):
@@ -139,7 +136,7 @@ class Session:
                     f"{outcome.offset}, but our last append ended at {ends[partition]}",
                     hint="nothing was committed; if the topic is meant to start over, use `zendesk-producer checkpoint set`",
                 )
-            ends[partition] = outcome.offset + len(batch)
+            ends[partition] = outcome.offset + batch.records
         return tuple(ends)
 
 

@@ -123,8 +123,7 @@ async def _write(producer: TransactionalProducer, checkpoint: Checkpoint, key: b
     partition = partition_of(checkpoint.account.encode(), checkpoint.checkpoints_partitions)
     await producer.warm(topic)
     await producer.begin()
-    (future,) = await producer.send(topic, partition, [[Record(key, checkpoint.to_bytes(), [])]])
-    await future
+    await (await producer.send_to(topic, partition, Record(key, checkpoint.to_bytes(), [])))
     await producer.commit()
 
 

@@ -16,7 +16,7 @@ It reaches into private parts of aiokafka; tests/test_transactions.py holds them
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -24,12 +24,16 @@ from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest
 from aiokafka.structs import RecordMetadata
 
-from producer.kafka.batches import BATCH_BYTES, Batch
+from producer.kafka.batches import BATCH_BYTES, Batch, into_batches
+from producer.model import Record
 
 TRANSACTION_TIMEOUT_MS = 60_000
 """How long a transaction of a killed instance may hold back the topic's readers."""
 
 _FAREWELL = 0.5
+
+Sent = asyncio.Future[RecordMetadata]
+"""The acknowledgement of a batch."""
 
 
 class _OutcomeUnknown(Exception):
@@ -72,20 +76,22 @@ class TransactionalProducer:
         """Begin a transaction; the broker hears of it with the first record."""
         await self._producer.begin_transaction()
 
-    async def send(self, topic: str, partition: int, batches: Sequence[Batch]) -> list[asyncio.Future[RecordMetadata]]:
-        """Hand over batches for one partition; the futures answer each one's base offset, -1 for "written before"."""
-        futures = []
-        for batch in batches:
-            builder = self._producer.create_batch()
-            for record in batch:
-                taken = builder.append(key=record.key, value=record.value, timestamp=None, headers=record.headers)
-                # A full batch takes no more and says so by this alone: a record would be lost in silence.
-                assert taken is not None, "a batch was larger than `batches.record_size` foresaw"
-            builder.close()
-            future = await self._producer.send_batch(builder, topic, partition=partition)
-            future.add_done_callback(_looked_at)
-            futures.append(future)
-        return futures
+    async def send(self, topic: str, records: Iterable[Record], partitions: int) -> list[tuple[Batch, Sent]]:
+        """Hand over records; each batch comes with a future of its base offset, -1 for "written before"."""
+        batches = into_batches(records, partitions, self._producer.create_batch)
+        return [(batch, await self._send_batch(topic, batch)) for batch in batches]
+
+    async def send_to(self, topic: str, partition: int, record: Record) -> Sent:
+        """Hand over one record for a partition that its key does not decide."""
+        batch = Batch(partition, self._producer.create_batch())
+        batch.add(record)
+        return await self._send_batch(topic, batch)
+
+    async def _send_batch(self, topic: str, batch: Batch) -> Sent:
+        batch.builder.close()
+        future: Sent = await self._producer.send_batch(batch.builder, topic, partition=batch.partition)
+        future.add_done_callback(_looked_at)
+        return future
 
     async def commit(self) -> None:
         """Commit. Only after every future of the transaction was awaited: aiokafka itself does not look at them."""

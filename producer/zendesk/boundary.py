@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import msgspec
 
 from producer.model import Position, Seen, Version
-from producer.zendesk.page import Row
 
 # Integers of any size come through msgspec exactly; other numbers are kept as the text that they were.
 _decoder = msgspec.json.Decoder(float_hook=lambda text: msgspec.Raw(text.encode()))
@@ -33,33 +32,30 @@ class Advance:
     stale: int
 
 
-def advance(position: Position, rows: Iterable[Row], end_time: int) -> Advance:
+def advance(position: Position, rows: Iterable[Version], end_time: int) -> Advance:
     """Apply the rule to the rows of a page that was asked for from `position` and ends at `end_time`.
 
     A row older than what was handled of its ticket is stale: publishing it would put an old version behind a new one.
     A row without a stamp of its own is compared by content alone and remembered as if stamped `end_time`, the latest
     that the API can have stamped it: remembered by its `updated_at` it would be forgotten at once, and repeated for ever.
     """
-    handled: dict[int, Row] = {}
+    handled: dict[int, Version] = {}
     fresh: list[Version] = []
     repeated = stale = 0
     for row in rows:
-        version = row.version
-        known: Seen | Version | None
-        earlier = handled.get(version.id)
-        known = earlier.version if earlier else position.boundary.get(version.id)
-        if known is not None and (known.stamp == version.stamp or not row.stamped) and _same(known, version):
+        known: Seen | Version | None = handled.get(row.id) or position.boundary.get(row.id)
+        if known is not None and (known.stamp == row.stamp or not row.stamped) and _same(known, row):
             repeated += 1
-        elif known is not None and known.stamp > version.stamp and row.stamped:
+        elif known is not None and known.stamp > row.stamp and row.stamped:
             stale += 1
         else:
-            fresh.append(version)
-            handled[version.id] = row
+            fresh.append(row)
+            handled[row.id] = row
     boundary = {id_: seen for id_, seen in position.boundary.items() if seen.stamp >= end_time and id_ not in handled}
     for id_, row in handled.items():
-        stamp = row.version.stamp if row.stamped else max(row.version.stamp, end_time)
+        stamp = row.stamp if row.stamped else max(row.stamp, end_time)
         if stamp >= end_time:
-            boundary[id_] = Seen(stamp, row.version.digest, content_digest(row.version.value))
+            boundary[id_] = Seen(stamp, row.digest, content_digest(row.value))
     return Advance(tuple(fresh), Position(end_time, boundary), repeated, stale)
 
 

@@ -42,18 +42,10 @@ _LONE_SURROGATE = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """A ticket of the answer. `stamped` is False when it came without `generated_timestamp`: its stamp is `updated_at` then."""
-
-    version: Version
-    stamped: bool = True
-
-
-@dataclass(frozen=True, slots=True)
 class Slice:
     """An answer, taken apart: its rows in order, and what the API says of the stream."""
 
-    rows: list[Row]
+    rows: list[Version]
     end_time: int | None
     ended: bool
 
@@ -79,10 +71,11 @@ def slice_page(body: bytes | bytearray) -> Slice:
     return Slice([_row(index, raw) for index, raw in enumerate(envelope.tickets)], envelope.end_time, ended)
 
 
-def _row(index: int, raw: msgspec.Raw) -> Row:
+def _row(index: int, raw: msgspec.Raw) -> Version:
     value = bytes(raw)
     try:
-        value.decode()  # msgspec passes invalid UTF-8 inside strings it only slices; no consumer could read it
+        if not value.isascii():
+            value.decode()  # msgspec passes invalid UTF-8 inside strings it only slices; no consumer could read it
         head = _head.decode(value)
         stamp = head.generated_timestamp
         stamped = stamp is not None
@@ -97,7 +90,7 @@ def _row(index: int, raw: msgspec.Raw) -> Row:
             f"the ticket at index {index} of the page cannot be used: {error}; it begins {value[:80]!r}"
         ) from None
     digest = hashlib.sha256(value).hexdigest()[:16]
-    return Row(Version(head.id, stamp, digest, value, head.status == "deleted", head.updated_at), stamped)
+    return Version(head.id, stamp, digest, value, head.status == "deleted", head.updated_at, stamped)
 
 
 def _diagnose(body: bytes | bytearray, error: Exception) -> str:

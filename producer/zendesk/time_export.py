@@ -175,7 +175,7 @@ def _end_time(position: Position, cut: Slice) -> int:
     Never before the position asked for, and never beyond the last row's second + 1 (an extended page's `end_time`): what
     lies behind that was not shown. A null `end_time` moves nothing.
     """
-    stamps = [row.version.stamp for row in cut.rows if row.stamped]
+    stamps = [row.stamp for row in cut.rows if row.stamped]
     if stamps and min(stamps) < position.end_time:
         raise BadAnswer(f"a ticket stamped {min(stamps)} in an answer from start_time {position.end_time}")
     end_time = position.end_time if cut.end_time is None else cut.end_time
