@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+import shlex
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterable
@@ -24,6 +26,7 @@ from producer.sandbox.demo.display import Display, State, display
 from producer.sandbox.demo.processes import DemoFailed, Process, told
 from producer.settings import Settings, TopicsSettings, load_settings
 from producer.verify import Verdict, verify
+from producer.verify.report import plain
 from producer.verify.topic import open_topic
 from producer.verify.verification import PATIENCE
 
@@ -254,12 +257,12 @@ async def stay(settings: Settings, service: Process, zendesk: str, verdict: Verd
     }
     words = " \\\n    ".join(f"--set {name}={value}" for name, value in chosen.items())
     print(
-        f"\nverdict: {'clean' if verdict.clean else 'NOT CLEAN'}. Everything goes on running until Ctrl-C. To look around:\n\n"
+        f"\n{plain(verdict)}\n\nEverything goes on running until Ctrl-C. To look around:\n\n"
         f"  kcat -b {servers} -C -t {settings.topics.tickets} -o -3 -e -f '%k %h\\n%s\\n'\n"
         f"  curl {zendesk}/simulator                # the pretend Zendesk; /simulator/truth is what it has\n"
         f"  curl -X POST {zendesk}/simulator/changes -d '{{\"update\": 5}}'\n"
         f"  tail -f {service.log}\n"
-        f"  zendesk-producer \\\n    {words} \\\n    verify\n",
+        f"  {shlex.quote(sys.executable)} -m producer \\\n    {words} \\\n    verify\n",
         flush=True,
     )
     await asyncio.Event().wait()
