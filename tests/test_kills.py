@@ -55,6 +55,19 @@ async def more_requests(zendesk: Simulator, number: int) -> None:
     await until(lambda: len(zendesk.journal) >= asked, 60, "requests")
 
 
+async def no_more_requests(zendesk: Simulator) -> None:
+    """Wait until it has not been asked for a second: a service with a backlog then waits for its broker."""
+    asked, since = len(zendesk.journal), time.monotonic()
+
+    def quiet() -> bool:
+        nonlocal asked, since
+        if len(zendesk.journal) != asked:
+            asked, since = len(zendesk.journal), time.monotonic()
+        return time.monotonic() - since > 1
+
+    await until(quiet, 60, "silence")
+
+
 def backfill(account: Account, now: float, pages: int) -> None:
     """So many pages, most of them cut in the middle of a second, all older than two minutes."""
     begin = int(now) - 120 - pages * PAGE // 7
@@ -159,6 +172,8 @@ async def test_a_service_whose_broker_is_frozen_ends_within_ten_seconds_and_at_a
             await more_requests(zendesk, 4)
             await asyncio.to_thread(kafka.freeze)
             try:
+                # Between two pages, with nothing under way, it would end at once and never see a second signal.
+                await no_more_requests(zendesk)
                 for number in signals:
                     began = time.monotonic()
                     process.send_signal(number)
