@@ -1,6 +1,7 @@
 """The pretend Zendesk behaves as the real export was recorded to behave: over real HTTP, one claim per test."""
 
 import asyncio
+import base64
 import json
 import os
 import random
@@ -38,9 +39,12 @@ from producer.sandbox.zendesk import (
     ScenarioError,
     Simulator,
 )
+from tests.conftest import until
 
 EXPORT = "/api/v2/incremental/tickets"
+CURSOR_EXPORT = EXPORT + "/cursor"
 NOW = 1_700_000_000
+BEGIN = NOW - 86_400  # of the small account
 ANYBODY = aiohttp.encode_basic_auth("agent@acme.example/token", "any")
 
 
@@ -208,6 +212,205 @@ def test_paging_with_boundary_deduplication_visits_every_version_once(
                     return visited
 
     assert sorted(asyncio.run(visit())) == sorted(enumerate(stamps, 1))
+
+
+# Paging by cursor
+
+
+def stamped(reply: Reply) -> list[tuple[int, int]]:
+    return [(ticket["generated_timestamp"], ticket["id"]) for ticket in reply.json["tickets"]]
+
+
+async def walk(caller: Caller, **query: Any) -> list[tuple[int, int]]:
+    """Every row, as (stamp, id), from the beginning to the end of the cursor export's stream."""
+    rows: list[tuple[int, int]] = []
+    reply = await caller.get(CURSOR_EXPORT, start_time=0, **query)
+    while True:
+        rows += stamped(reply)
+        if reply.json["end_of_stream"]:
+            return rows
+        reply = await caller.get(CURSOR_EXPORT, cursor=reply.json["after_cursor"], **query)
+
+
+async def test_a_cursor_is_the_last_row_and_its_url_echoes_path_form_and_page_size() -> None:
+    account = Account()
+    account.put(1_707_271_741, id=4_045)
+    async with simulated(account, Clock.manual(1_707_300_000)) as caller:
+        page = (await caller.get(CURSOR_EXPORT + ".json", start_time=0)).json
+        url = f"{caller.server.base_url}{CURSOR_EXPORT}"
+        assert list(page) == ["tickets", "after_url", "before_url", "after_cursor", "before_cursor", "end_of_stream"]
+        assert page | {"tickets": None} == {
+            "tickets": None,
+            "after_url": f"{url}.json?cursor=MTcwNzI3MTc0MS4wfHw0MDQ1fA%3D%3D",
+            "before_url": None,
+            "after_cursor": "MTcwNzI3MTc0MS4wfHw0MDQ1fA==",
+            "before_cursor": None,
+            "end_of_stream": True,
+        }
+        bare = (await caller.get(CURSOR_EXPORT, start_time=0, per_page=7)).json
+        assert bare["after_url"] == f"{url}?cursor=MTcwNzI3MTc0MS4wfHw0MDQ1fA%3D%3D&per_page=7"
+
+
+async def test_a_cursor_page_begins_inclusively_is_ordered_by_stamp_and_id_and_never_extended() -> None:
+    account = Account()
+    for stamp, ticket in ((200, 9), (200, 2), (100, 5), (200, 4), (300, 1)):
+        account.put(stamp, id=ticket)
+    async with simulated(account) as caller:
+        first = await caller.get(CURSOR_EXPORT, start_time=200, per_page=2)
+        assert (stamped(first), first.json["end_of_stream"]) == ([(200, 2), (200, 4)], False)
+        second = await caller.get(CURSOR_EXPORT, cursor=first.json["after_cursor"], per_page=2)
+        assert (stamped(second), second.json["end_of_stream"]) == ([(200, 9), (300, 1)], True)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    stamps=st.lists(st.integers(1, 12), max_size=60),
+    per_page=st.integers(1, 7),
+    rng=st.randoms(use_true_random=False),
+)
+def test_walking_by_cursor_visits_every_version_once_and_in_order(
+    stamps: list[int], per_page: int, rng: random.Random
+) -> None:
+    account = Account()
+    ids = rng.sample(range(1, 1_000), len(stamps))
+    for stamp, ticket in zip(stamps, ids, strict=True):
+        account.put(stamp, id=ticket)
+
+    async def visit() -> list[tuple[int, int]]:
+        async with simulated(account) as caller:
+            return await walk(caller, per_page=per_page)
+
+    assert asyncio.run(visit()) == sorted(zip(stamps, ids, strict=True))
+
+
+async def test_where_nothing_follows_a_cursor_the_page_is_empty_and_the_cursor_stays() -> None:
+    account = account_of(100)
+    async with simulated(account) as caller:
+        cursor = (await caller.get(CURSOR_EXPORT, start_time=0)).json["after_cursor"]
+        for _ in range(2):
+            idle = await caller.get(CURSOR_EXPORT, cursor=cursor)
+            assert (idle.ids, idle.json["end_of_stream"], idle.json["after_cursor"]) == ([], True, cursor)
+            assert idle.json["after_url"].endswith("/cursor?cursor=MTAwLjB8fDF8")
+        account.put(100)
+        assert (await caller.get(CURSOR_EXPORT, cursor=cursor)).ids == [2]
+
+
+async def test_a_first_request_that_matches_nothing_gets_no_cursor() -> None:
+    async with simulated(account_of(100)) as caller:
+        assert (await caller.get(CURSOR_EXPORT, start_time=101)).json == {
+            "tickets": [],
+            "after_url": None,
+            "before_url": None,
+            "after_cursor": None,
+            "before_cursor": None,
+            "end_of_stream": True,
+        }
+
+
+async def test_with_a_cursor_the_start_time_is_ignored_and_nothing_is_too_recent() -> None:
+    clock = Clock.manual(1_000)
+    async with simulated(account_of(100, 200, 939), clock) as caller:
+        cursor = (await caller.get(CURSOR_EXPORT, start_time=0, per_page=1)).json["after_cursor"]
+        for start_time in ("0", "999", "soon"):
+            assert (await caller.get(CURSOR_EXPORT, start_time=start_time, cursor=cursor)).ids == [2, 3]
+        assert (await caller.get(CURSOR_EXPORT, start_time=940)).json["error"] == "StartTimeTooRecent"
+        latest = (await caller.get(CURSOR_EXPORT, cursor=cursor)).json["after_cursor"]
+        clock.advance(-30)
+        assert (await caller.get(CURSOR_EXPORT, cursor=latest)).status == 200
+
+
+async def test_the_cursor_export_does_not_show_the_last_minute_yet() -> None:
+    clock = Clock.manual(1_000)
+    async with simulated(account_of(900, 970), clock) as caller:
+        page = await caller.get(CURSOR_EXPORT, start_time=0)
+        assert (page.ids, page.json["end_of_stream"]) == ([1], True)
+        clock.advance(30)
+        assert (await caller.get(CURSOR_EXPORT, cursor=page.json["after_cursor"])).ids == [2]
+
+
+async def test_a_row_that_appears_behind_a_cursor_is_shown_by_the_other_export_alone() -> None:
+    clock = Clock.manual(1_000)
+    account = Account()
+    for stamp, ticket in ((500, 2), (500, 3), (501, 1)):
+        account.put(stamp, id=ticket)
+    account.put(500, id=7, visible_at=1_050)
+    async with simulated(account, clock) as caller:
+        page = await caller.get(CURSOR_EXPORT, start_time=500, per_page=2)
+        assert stamped(page) == [(500, 2), (500, 3)]
+        rest = await caller.get(CURSOR_EXPORT, cursor=page.json["after_cursor"])
+        assert stamped(rest) == [(501, 1)]
+        clock.advance(50)
+        assert (await caller.get(CURSOR_EXPORT, cursor=rest.json["after_cursor"])).ids == []
+        assert stamped(await caller.get(CURSOR_EXPORT, cursor=page.json["after_cursor"])) == [(500, 7), (501, 1)]
+        assert 7 in (await caller.get(start_time=500)).ids
+        assert 7 in {offered.id for offered in account.versions(clock.now())}
+
+
+async def test_a_ticket_changed_during_a_walk_by_cursor_comes_later_and_its_old_version_not_at_all() -> None:
+    clock = Clock.manual(1_000)
+    account = account_of(100, 200, 300)
+    async with simulated(account, clock) as caller:
+        cursor = (await caller.get(CURSOR_EXPORT, start_time=0, per_page=1)).json["after_cursor"]
+        account.update(2, at=clock.now())
+        clock.advance(100)
+        assert stamped(await caller.get(CURSOR_EXPORT, cursor=cursor)) == [(300, 3), (1_000, 2)]
+
+
+@pytest.mark.parametrize(
+    "cursor", ["", "nonsense", "MTAw", "MTAwLjB8fA==", "MTAwLjB8fDF8MQ==", "LTEuMHx8MXw=", "é", "MTAwLjB8fDF"]
+)
+async def test_an_unreadable_cursor_is_refused(cursor: str) -> None:
+    async with simulated(account_of(100)) as caller:
+        refused = await caller.get(CURSOR_EXPORT, cursor=cursor)
+        assert (refused.status, refused.json["error"]) == (400, "InvalidValue")
+        assert (await caller.get(CURSOR_EXPORT, cursor="MTAwLjB8fDF8")).status == 200  # 100.0||1|
+
+
+@pytest.mark.parametrize("query", [{}, {"start_time": "soon"}, {"start_time": 1, "per_page": 0}])
+async def test_a_cursor_export_without_a_readable_position_is_refused(query: dict[str, Any]) -> None:
+    async with simulated(account_of(100)) as caller:
+        assert (await caller.get(CURSOR_EXPORT, **query)).status == 400
+
+
+async def test_a_cursor_expires_when_the_rules_say_so_and_not_otherwise() -> None:
+    for lasts, status in ((None, 200), (3_600, 400)):
+        clock = Clock.manual(NOW)
+        async with simulated(account_of(100, 200), clock, rules=Rules(cursors_expire_seconds=lasts)) as caller:
+            cursor = (await caller.get(CURSOR_EXPORT, start_time=0, per_page=1)).json["after_cursor"]
+            clock.advance(3_600)
+            assert (await caller.get(CURSOR_EXPORT, cursor=cursor)).status == 200
+            clock.advance(1)
+            assert (await caller.get(CURSOR_EXPORT, cursor=cursor)).status == status
+
+
+async def test_a_cursor_that_is_handed_out_again_lives_on() -> None:
+    clock = Clock.manual(NOW)
+    async with simulated(account_of(100), clock, rules=Rules(cursors_expire_seconds=60)) as caller:
+        cursor = (await caller.get(CURSOR_EXPORT, start_time=0)).json["after_cursor"]
+        for _ in range(3):
+            clock.advance(50)
+            assert (await caller.get(CURSOR_EXPORT, cursor=cursor)).json["after_cursor"] == cursor
+
+
+async def test_deleted_tickets_are_in_the_cursor_export_unless_excluded() -> None:
+    account = account_of(100, 200, 300)
+    account.delete(1, at=250)
+    async with simulated(account) as caller:
+        assert await walk(caller, per_page=1) == [(200, 2), (250, 1), (300, 3)]
+        assert await walk(caller, per_page=1, exclude_deleted="true") == [(200, 2), (300, 3)]
+
+
+async def test_a_second_of_many_pages_is_walked_to_its_end() -> None:
+    account = account_of(*[500] * 4_500, 501)
+    async with simulated(account) as caller:
+        assert await walk(caller) == [*((500, ticket) for ticket in range(1, 4_501)), (501, 4_501)]
+        assert [served.tickets for served in caller.server.journal] == [1_000] * 4 + [501]
+
+
+async def test_both_exports_draw_on_the_same_bucket() -> None:
+    async with simulated(account_of(100), limits=Limits(exports_per_minute=2)) as caller:
+        paths = (CURSOR_EXPORT, EXPORT, CURSOR_EXPORT, EXPORT)
+        assert [(await caller.get(path, start_time=0)).status for path in paths] == [200, 200, 429, 429]
 
 
 # Time
@@ -588,6 +791,34 @@ async def test_the_date_is_the_simulated_clocks_and_can_be_skewed_or_missing() -
         assert "Date" not in (await caller.get(start_time=0)).headers
 
 
+async def test_a_server_clock_that_jumps_back_hides_what_is_younger_again() -> None:
+    clock = Clock.manual(1_000)
+    async with simulated(account_of(800, 900), clock, limits=Limits(exports_per_minute=1)) as caller:
+        assert (await caller.get(start_time=0)).ids == [1, 2]
+        clock.advance(-100)
+        earlier = await caller.get(start_time=0)
+        assert (earlier.status, earlier.ids) == (200, [1])
+        assert parsedate_to_datetime(earlier.headers["Date"]).timestamp() == 900
+
+
+@pytest.mark.parametrize("path", [EXPORT, CURSOR_EXPORT])
+async def test_a_page_takes_its_seconds_of_the_clock(path: str) -> None:
+    async with simulated(account_of(100), Clock(NOW, speed=100), page_seconds=20) as caller:
+        began = time.monotonic()
+        assert (await caller.get(path, start_time=0)).ids == [1]
+        assert time.monotonic() - began >= 0.2
+
+
+async def test_a_page_in_the_making_holds_up_no_other_request() -> None:
+    async with simulated(account_of(100), page_seconds=600) as caller:
+        slow = [asyncio.create_task(caller.get(start_time=0)) for _ in range(2)]
+        await until(lambda: len(caller.server.journal) == 2)
+        assert (await caller.get()).status == 400  # no page, no time
+        assert [page.done() for page in slow] == [False, False]
+        for page in slow:
+            page.cancel()
+
+
 # Faults
 
 ANSWERED = {
@@ -618,29 +849,59 @@ WRONG = {
     "nothing_yet": (AssertionError, "nothing, and not the end"),
     "foreign_next_page": (AssertionError, "elsewhere"),
     "tickets_not_a_list": (TypeError, "string indices"),
-    "placeholders": (AssertionError, "<integer>"),
+    "placeholders": (TypeError, "not supported between"),
     "ticket_without_id": (KeyError, "id"),
     "ticket_without_generated_timestamp": (KeyError, "generated_timestamp"),
     "deep_nesting": (RecursionError, "recursion"),
     "lone_surrogate": (UnicodeEncodeError, "surrogates not allowed"),
+    "shuffled": (AssertionError, "out of order"),
+    "duplicate_ids": (AssertionError, "an id twice"),
+    "before_start_time": (AssertionError, "before the start"),
+    "wrong_count": (AssertionError, "wrong count"),
+    "future_end_time": (AssertionError, "ends elsewhere"),
+    "end_time_backwards": (AssertionError, "ends elsewhere"),
+}
+BY_TIME = {"null_end_time", "nothing_yet", "wrong_count", "future_end_time", "end_time_backwards"}
+WRONG_BY_CURSOR = {name: claim for name, claim in WRONG.items() if name not in BY_TIME} | {
+    "missing_key": (KeyError, "after_cursor"),
+    "null_cursor": (AssertionError, "no cursor"),
+    "empty_midstream": (AssertionError, "nothing, and not the end"),
 }
 SLOW_OR_SWOLLEN = {"stalled_body", "slow_first_byte", "connection_dropped", "gzip_bomb", "oversized_body"}
+SEEN_OVER_REQUESTS = {"cursor_refused", "same_page", "other_bytes"}
+
+
+def digest_tickets(tickets: list[dict[str, Any]]) -> None:
+    stamps = [ticket["generated_timestamp"] for ticket in tickets]
+    assert min(stamps) >= BEGIN, "before the start"
+    assert stamps == sorted(stamps), "out of order"
+    ids = [ticket["id"] for ticket in tickets]
+    assert len(ids) == len(set(ids)), "an id twice"
+    json.dumps(tickets, ensure_ascii=False).encode()
 
 
 def digest_page(body: bytes) -> None:
-    """Read a page as a trusting client would."""
+    """Read a page of the time-based export as a trusting client would that keeps its eyes open."""
     page = json.loads(body)
     assert page["end_time"] is not None, "no end_time"
     assert page["tickets"] or page["end_of_stream"], "nothing, and not the end"
-    for ticket in page["tickets"]:
-        ticket["generated_timestamp"]
-        assert isinstance(ticket["id"], int), ticket["id"]
-        json.dumps(ticket, ensure_ascii=False).encode()
+    digest_tickets(page["tickets"])
+    assert page["count"] == len(page["tickets"]), "wrong count"
+    assert page["end_time"] == page["tickets"][-1]["generated_timestamp"], "ends elsewhere"
     assert "//127.0.0.1" in page["next_page"], page["next_page"]
 
 
+def digest_cursor_page(body: bytes) -> None:
+    """The same for a page of the cursor export."""
+    page = json.loads(body)
+    assert page["tickets"] or page["end_of_stream"], "nothing, and not the end"
+    digest_tickets(page["tickets"])
+    assert page["after_cursor"] is not None, "no cursor"
+    assert "//127.0.0.1" in page["after_url"], page["after_url"]
+
+
 def test_every_known_fault_is_tested_here() -> None:
-    assert {*ANSWERED, *TORN, *WRONG, *SLOW_OR_SWOLLEN} == KNOWN
+    assert {*ANSWERED, *TORN, *WRONG, *WRONG_BY_CURSOR, *SLOW_OR_SWOLLEN, *SEEN_OVER_REQUESTS} == KNOWN
 
 
 @pytest.mark.parametrize("name", sorted(ANSWERED))
@@ -668,10 +929,156 @@ async def test_a_torn_answer_is_an_error_and_the_next_one_is_whole(name: str) ->
 async def test_a_spoiled_page_is_what_it_says(name: str) -> None:
     kind, words = WRONG[name]
     async with simulated(small_account(), scenario=Scenario([Fault(name, requests=[1])])) as caller:
-        reply = await caller.get(start_time=0)
+        reply = await caller.get(start_time=BEGIN)
         assert reply.status == 200
         with pytest.raises(kind, match=words):
             digest_page(reply.body)
+        digest_page((await caller.get(start_time=BEGIN)).body)
+
+
+@pytest.mark.parametrize("name", sorted(WRONG_BY_CURSOR))
+async def test_a_spoiled_page_of_the_cursor_export_is_what_it_says(name: str) -> None:
+    kind, words = WRONG_BY_CURSOR[name]
+    scenario = Scenario([Fault(name, requests=[1], key="after_cursor")])
+    async with simulated(small_account(), scenario=scenario) as caller:
+        reply = await caller.get(CURSOR_EXPORT, start_time=BEGIN)
+        assert reply.status == 200
+        with pytest.raises(kind, match=words):
+            digest_cursor_page(reply.body)
+        digest_cursor_page((await caller.get(CURSOR_EXPORT, start_time=BEGIN)).body)
+
+
+@pytest.mark.parametrize("name", sorted(BY_TIME | {"missing_key"}))
+async def test_a_fault_of_the_time_based_export_waits_for_a_page_of_it(name: str) -> None:
+    scenario = Scenario([Fault(name, times=1)])
+    async with simulated(small_account(), scenario=scenario) as caller:
+        digest_cursor_page((await caller.get(CURSOR_EXPORT, start_time=BEGIN)).body)
+        with pytest.raises((AssertionError, KeyError)):
+            digest_page((await caller.get(start_time=BEGIN)).body)
+        assert [served.fault for served in caller.server.journal] == [None, name]
+
+
+@pytest.mark.parametrize("name", ["null_cursor", "empty_midstream"])
+async def test_a_fault_of_the_cursor_export_waits_for_a_page_of_it(name: str) -> None:
+    scenario = Scenario([Fault(name, times=1)])
+    async with simulated(small_account(), scenario=scenario) as caller:
+        digest_page((await caller.get(start_time=BEGIN)).body)
+        with pytest.raises(AssertionError):
+            digest_cursor_page((await caller.get(CURSOR_EXPORT, start_time=BEGIN)).body)
+        assert [served.fault for served in caller.server.journal] == [None, name]
+
+
+@pytest.mark.parametrize("key", ["tickets", "end_of_stream", "end_time", "count", "after_cursor"])
+async def test_any_key_can_be_missing_where_it_belongs(key: str) -> None:
+    async with simulated(small_account(), scenario=Scenario([Fault("missing_key", key=key)])) as caller:
+        for path, keys in (
+            (EXPORT, {"tickets", "count", "end_of_stream", "next_page", "end_time"}),
+            (
+                CURSOR_EXPORT,
+                {"tickets", "after_url", "before_url", "after_cursor", "before_cursor", "end_of_stream"},
+            ),
+        ):
+            assert set((await caller.get(path, start_time=0)).json) == keys - {key}
+
+
+async def test_a_page_may_have_null_cursors_and_its_rows_all_the_same() -> None:
+    scenario = Scenario([Fault("null_cursor", requests=[1])])
+    async with simulated(account_of(100, 200), scenario=scenario) as caller:
+        page = await caller.get(CURSOR_EXPORT, start_time=0, per_page=1)
+        assert (page.ids, page.json["end_of_stream"]) == ([1], False)
+        assert (page.json["after_cursor"], page.json["after_url"]) == (None, None)
+
+
+async def test_an_empty_page_in_midstream_hands_back_the_cursor_it_was_asked_with() -> None:
+    scenario = Scenario([Fault("empty_midstream", requests=[1, 3])])
+    async with simulated(account_of(100, 200), scenario=scenario) as caller:
+        without = (await caller.get(CURSOR_EXPORT, start_time=0)).json
+        assert (without["tickets"], without["end_of_stream"], without["after_cursor"]) == ([], False, None)
+        cursor = (await caller.get(CURSOR_EXPORT, start_time=0, per_page=1)).json["after_cursor"]
+        empty = (await caller.get(CURSOR_EXPORT, cursor=cursor)).json
+        assert (empty["tickets"], empty["end_of_stream"], empty["after_cursor"]) == ([], False, cursor)
+        assert empty["after_url"].endswith("/cursor?cursor=MTAwLjB8fDF8")
+        assert (await caller.get(CURSOR_EXPORT, cursor=cursor)).ids == [2]
+
+
+async def test_a_refused_cursor_waits_for_a_cursor() -> None:
+    async with simulated(account_of(100), scenario=Scenario([Fault("cursor_refused", times=1)])) as caller:
+        cursor = (await caller.get(CURSOR_EXPORT, start_time=0)).json["after_cursor"]
+        statuses = [(await caller.get(CURSOR_EXPORT, cursor=cursor)).status for _ in range(2)]
+        assert statuses == [400, 200]
+        assert [served.fault for served in caller.server.journal] == [None, "cursor_refused", None]
+
+
+async def test_the_same_page_comes_for_ever_whatever_is_asked() -> None:
+    scenario = Scenario([Fault("same_page", requests=range(2, 100))])
+    async with simulated(small_account(), scenario=scenario) as caller:
+        right = await caller.get(start_time=0, per_page=5)
+        bodies = {(await caller.get(start_time=start, per_page=5)).body for start in (BEGIN + 9_000, 0, BEGIN)}
+        assert len(bodies) == 1
+        assert right.body not in bodies
+        by_cursor = [await caller.get(CURSOR_EXPORT, start_time=start, per_page=5) for start in (BEGIN, BEGIN + 9_000)]
+        assert by_cursor[0].body == by_cursor[1].body
+        assert by_cursor[0].json["after_cursor"] is not None
+
+
+@pytest.mark.parametrize("path", [EXPORT, CURSOR_EXPORT])
+async def test_other_bytes_say_the_same_with_every_number_as_it_was(path: str) -> None:
+    account = small_account()
+    account.put(
+        NOW - 100, id=900, raw=b'{"id":900,"n":[1.50,{"b":-0.0,"a":1e2}],"big":123456789012345678901,"s":"\\u00e9"}'
+    )
+    scenario = Scenario([Fault("other_bytes", requests=[1])])
+    async with simulated(account, scenario=scenario) as caller:
+        other, right = [cut(await caller.get(path, start_time=0)) for _ in range(2)]
+        assert not set(other.values()) & set(right.values())
+        assert {key: literal(ticket) for key, ticket in other.items()} == {
+            key: literal(ticket) for key, ticket in right.items()
+        }
+        assert list(json.loads(other[900])) == ["s", "big", "n", "id"]
+        assert b'[ 1.50, { "a" : 1e2,\n"b" : -0.0 } ]' in other[900]
+
+
+def literal(ticket: bytes) -> Any:
+    """The content, with numbers as the characters that were sent."""
+    return json.loads(ticket, parse_float=str, parse_int=str)
+
+
+def cut(reply: Reply) -> dict[int, bytes]:
+    """The exact bytes of each ticket, by its id."""
+    page = msgspec.json.decode(reply.body, type=dict[str, msgspec.Raw])
+    tickets = [bytes(ticket) for ticket in msgspec.json.decode(page["tickets"], type=list[msgspec.Raw])]
+    return {json.loads(ticket)["id"]: ticket for ticket in tickets}
+
+
+async def test_a_lie_about_the_end_leaves_rows_and_stream_alone() -> None:
+    day = 86_400
+    for name, end_time in (("future_end_time", NOW - 500 + day), ("end_time_backwards", NOW - 600 - day)):
+        scenario = Scenario([Fault(name, requests=[1])])
+        async with simulated(account_of(NOW - 600, NOW - 500, NOW - 400), scenario=scenario) as caller:
+            page = (await caller.get(start_time=NOW - 600, per_page=2)).json
+            assert (page["end_time"], page["end_of_stream"], page["count"]) == (end_time, False, 2)
+            assert page["next_page"].endswith(f"&start_time={end_time}")
+
+
+async def test_rows_before_the_start_and_counts_and_doubles_lie_by_what_was_asked() -> None:
+    script = Scenario(
+        [
+            Fault("wrong_count", requests=[1], by=-2),
+            Fault("before_start_time", requests=[2, 3]),
+            Fault("duplicate_ids", requests=[4]),
+            Fault("shuffled", requests=[5]),
+        ]
+    )
+    async with simulated(account_of(NOW - 600, NOW - 500, NOW - 400), scenario=script) as caller:
+        assert (await caller.get(start_time=0)).json["count"] == 1
+        assert stamped(await caller.get(start_time=NOW - 550)) == [(NOW - 550 - 86_400, 2), (NOW - 400, 3)]
+        cursor = base64.b64encode(f"{NOW - 600}.0||1|".encode()).decode()
+        by_cursor = await caller.get(CURSOR_EXPORT, cursor=cursor)
+        assert stamped(by_cursor) == [(NOW - 600 - 86_400, 2), (NOW - 400, 3)]
+        doubled = await caller.get(start_time=NOW - 500)
+        assert (doubled.ids, doubled.json["count"]) == ([2, 2, 3, 3], 4)
+        backwards = await caller.get(start_time=0)
+        assert (backwards.ids, backwards.json["end_time"]) == ([3, 2, 1], NOW - 400)
 
 
 async def test_a_cut_gzip_stream_has_no_end_although_its_framing_has() -> None:
@@ -811,6 +1218,7 @@ async def test_the_journal_tells_what_was_asked_and_served() -> None:
             "at": NOW,
             "path": EXPORT,
             "start_time": 50,
+            "cursor": None,
             "per_page": 1,
             "status": 200,
             "tickets": 1,
@@ -820,6 +1228,11 @@ async def test_the_journal_tells_what_was_asked_and_served() -> None:
             "fault": None,
         }
         assert (second["number"], second["at"], second["status"], second["start_time"]) == (2, NOW + 6, 400, None)
+        cursor = (await caller.get(CURSOR_EXPORT, start_time=0)).json["after_cursor"]
+        await caller.get(CURSOR_EXPORT, cursor=cursor)
+        third, fourth = caller.server.journal[2:]
+        assert (third.path, third.cursor, third.tickets, third.end_time) == (CURSOR_EXPORT, None, 2, None)
+        assert (fourth.start_time, fourth.cursor, fourth.tickets, fourth.end_of_stream) == (None, cursor, 0, True)
 
 
 async def test_changes_on_request_are_stamped_now_and_answer_their_ids() -> None:
@@ -870,6 +1283,8 @@ def test_a_fast_clock_runs_fast_and_a_manual_one_stands_still() -> None:
     assert manual.now() == NOW
     manual.advance(5)
     assert manual.now() == NOW + 5
+    manual.advance(-25)
+    assert manual.now() == NOW - 20
     with pytest.raises(ValueError, match="time does not run backwards"):
         Clock(NOW, speed=-1)
 

@@ -1,17 +1,17 @@
-"""The pretend Zendesk: one account, its time-based ticket export over real HTTP, its faults on demand, and the truth.
+"""The pretend Zendesk: one account, its two ticket exports over real HTTP, its faults on demand, and the truth.
 
 account = Account.generate(tickets=20_000, seed=1, until=clock.now(), span=90 * 86_400)
 async with Simulator(account, clock=clock) as server:
-    ...  # GET {server.base_url}/api/v2/incremental/tickets?start_time=0
+    ...  # GET {server.base_url}/api/v2/incremental/tickets?start_time=0, or .../tickets/cursor?start_time=0
 """
 
 from producer.sandbox.zendesk.access import Credentials
 from producer.sandbox.zendesk.account import Account, Offered
 from producer.sandbox.zendesk.changes import Changes
 from producer.sandbox.zendesk.clock import Clock
-from producer.sandbox.zendesk.export import Rules
 from producer.sandbox.zendesk.faults import KNOWN, Fault, Scenario, ScenarioError
 from producer.sandbox.zendesk.limits import Limits
+from producer.sandbox.zendesk.rules import Rules
 from producer.sandbox.zendesk.server import Served, Simulator
 
 __all__ = [

@@ -3,7 +3,7 @@
 import random
 import re
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -61,7 +61,7 @@ class Account:
         self._overrides: dict[int, dict[str, Any]] = {}
         self._raw: dict[int, bytes] = {}
         self._visible_at: dict[int, float] = {}
-        # The newest versions: by ticket id, and in the order of (stamp, version).
+        # The newest versions: by ticket id, and in the order of (stamp, id).
         self._newest: dict[int, int] = {}
         self._order = array("Q")
         self._highest_id = 0
@@ -199,20 +199,24 @@ class Account:
 
     def seconds(self, start: float, until: float, now: float) -> Iterator[tuple[int, list[int]]]:
         """The newest versions visible at `now` with `start` <= stamp <= `until`, as (stamp, versions) in stamp order."""
-        stamp, versions = 0, list[int]()
-        for position in range(self._position(start), len(self._order)):
+        position = self._position(start)
+        while position < len(self._order) and (stamp := self._stamps[self._order[position]]) <= until:
+            end = self._end_of_second(stamp, position)
+            versions = self._order[position:end].tolist()
+            if self._visible_at:
+                versions = [version for version in versions if self._is_visible(version, now)]
+            if versions:
+                yield stamp, versions
+            position = end
+
+    def rows(self, stamp: float, id: int, until: float, now: float) -> Iterator[int]:
+        """The newest versions visible at `now`, in the order of (stamp, id) from this one on, with stamp <= `until`."""
+        for position in range(self._position(stamp, id), len(self._order)):
             version = self._order[position]
             if self._stamps[version] > until:
-                break
-            if self._visible_at and self._visible_at.get(version, now) > now:
-                continue
-            if self._stamps[version] != stamp and versions:
-                yield stamp, versions
-                versions = []
-            stamp = self._stamps[version]
-            versions.append(version)
-        if versions:
-            yield stamp, versions
+                return
+            if self._is_visible(version, now):
+                yield version
 
     def body(self, version: int) -> bytes:
         """The exact bytes that the export serves for this version."""
@@ -253,7 +257,7 @@ class Account:
         during the iteration are not part of it.
         """
         for version in range(len(self._ids)):
-            if now is not None and self._visible_at.get(version, now) > now:
+            if now is not None and not self._is_visible(version, now):
                 continue
             yield Offered(
                 self._ids[version],
@@ -332,14 +336,23 @@ class Account:
         if before is not None:
             self._retire(before)
         self._newest[ticket] = version
-        self._order.insert(self._position(stamp, version), version)
+        self._order.insert(self._position(stamp, ticket), version)
         self._highest_id = max(self._highest_id, ticket)
         return version
 
     def _retire(self, version: int) -> None:
         self._current[version] = 0
-        del self._order[self._position(self._stamps[version], version)]
+        del self._order[self._position(self._stamps[version], self._ids[version])]
 
-    def _position(self, stamp: float, version: int = 0) -> int:
-        """Where (stamp, version) is, or belongs, in the order."""
-        return bisect_left(self._order, (stamp, version), key=lambda v: (self._stamps[v], v))
+    def _is_visible(self, version: int, now: float) -> bool:
+        return self._visible_at.get(version, now) <= now
+
+    def _position(self, stamp: float, id: int = 0) -> int:
+        """Where (stamp, id) is, or belongs, in the order."""
+        return bisect_left(self._order, (stamp, id), key=lambda v: (self._stamps[v], self._ids[v]))
+
+    def _end_of_second(self, stamp: int, position: int) -> int:
+        """Behind the last version of the second that begins at `position`; most seconds have one version only."""
+        if position + 1 == len(self._order) or self._stamps[self._order[position + 1]] != stamp:
+            return position + 1
+        return bisect_right(self._order, stamp, position, key=self._stamps.__getitem__)

@@ -69,6 +69,11 @@ def invalid_value(parameter: str, value: str) -> Answer:
     )
 
 
+def cursor_refused() -> Answer:
+    """400 for a cursor that is unreadable or has expired. The real body is not on record: this is the family's style."""
+    return json_answer(400, {"error": "InvalidValue", "description": "Parameter cursor has no valid value"})
+
+
 def invalid_endpoint() -> Answer:
     """404 for a path that does not exist."""
     return json_answer(404, {"error": "InvalidEndpoint", "description": "Not found"})
@@ -120,6 +125,7 @@ FAULTS: Final[dict[str, Callable[[str | None], Answer]]] = {
     "no_help_desk": lambda _: json_answer(
         404, {"error": {"title": "No help desk at acme.zendesk.com", "message": _NO_HELP_DESK}}
     ),
+    "cursor_refused": lambda _: cursor_refused(),
     "redirect": lambda _: Answer(
         302, b"", HTML, {"Location": "https://elsewhere.example/api/v2/incremental/tickets.json"}
     ),

@@ -23,7 +23,7 @@ class Clock:
         return self._start + (time.monotonic() - self._began) * self.speed
 
     def advance(self, seconds: float) -> None:
-        """Jump ahead by so many simulated seconds."""
+        """Jump by so many simulated seconds: ahead, or back with a negative number, as a clock that was set right."""
         self._start += seconds
 
     def real_seconds(self, simulated: float) -> float:

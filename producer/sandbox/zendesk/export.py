@@ -3,49 +3,30 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
-
-import orjson
+from typing import Any, Final
 
 from producer.sandbox.zendesk.account import Account
+from producer.sandbox.zendesk.page import Page
+from producer.sandbox.zendesk.rules import Rules
 
-MAX_PER_PAGE: Final = 1_000
 SAMPLE_SIZE: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """How the export treats time; the defaults are today's.
+class TimePage(Page):
+    """One answer of the time-based export; `link` makes the next request's URL from its `start_time`."""
 
-    `excluded_seconds`: changes younger than this are not shown. `too_recent_seconds`: a `start_time` not older than this
-    is refused (60 today, 2 in 2023, 300 before 2018), in one of the three forms on record. `stuck`: a second that fills
-    the page does not extend it, so that asking on from that second never gets past it: what several connectors report.
-    """
-
-    excluded_seconds: float = 60
-    too_recent_seconds: float = 60
-    too_recent_answer: Literal["400 json", "422 json", "422 text"] = "400 json"
-    stuck: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """One answer of the export: the tickets' exact bytes and the envelope around them."""
-
-    tickets: list[bytes]
     end_time: int | None
-    end_of_stream: bool
-    next_page: str | None
+    link: Callable[[int], str]
 
-    def to_bytes(self) -> bytes:
-        """Compact JSON with the keys in the order of the recordings."""
-        envelope = {
+    def envelope(self) -> dict[str, Any]:
+        """What frames the tickets."""
+        return {
             "count": len(self.tickets),
             "end_of_stream": self.end_of_stream,
-            "next_page": self.next_page,
+            "next_page": None if self.end_time is None else self.link(self.end_time),
             "end_time": self.end_time,
         }
-        return b'{"tickets":[' + b",".join(self.tickets) + b"]," + orjson.dumps(envelope)[1:]
 
 
 class Export:
@@ -66,46 +47,42 @@ class Export:
         start_time: int,
         per_page: int,
         now: float,
-        next_page: Callable[[int], str],
+        link: Callable[[int], str],
         *,
         exclude_deleted: bool = False,
-    ) -> Page:
-        """The page that begins at `start_time`; `next_page` makes the next request's URL from its `start_time`."""
+    ) -> TimePage:
+        """The page that begins at `start_time`; `link` makes the next request's URL from its `start_time`."""
         rows, more = self._rows(start_time, per_page, now, exclude_deleted)
         if not rows:
-            return Page([], None, True, None)
+            return TimePage([], True, start_time, None, link)
         stamp = self._account.stamp
-        end_of_stream = not more
-        if not more:
-            end_time = stamp(rows[-1])
-        elif stamp(rows[0]) != stamp(rows[per_page - 1]):
-            rows = rows[:per_page]
-            end_time = stamp(rows[-1])
-        elif self._rules.stuck:
-            rows = rows[:per_page]
-            end_time = stamp(rows[0])
-        else:
-            end_time = stamp(rows[0]) + 1
-            rows = [row for row in rows if stamp(row) < end_time]
-        return Page([self._account.body(row) for row in rows], end_time, end_of_stream, next_page(end_time))
+        end_time = stamp(rows[-1])
+        if more and stamp(rows[0]) == end_time and not self._rules.stuck:
+            end_time += 1
+        return TimePage([self._account.body(row) for row in rows], not more, start_time, end_time, link)
 
-    def sample(self, start_time: int, now: float, next_page: Callable[[int], str]) -> Page:
+    def sample(self, start_time: int, now: float, link: Callable[[int], str]) -> TimePage:
         """At most 50 tickets, for a look at the format: never extended."""
         rows, more = self._rows(start_time, SAMPLE_SIZE, now, exclude_deleted=False)
         if not rows:
-            return Page([], None, True, None)
-        end_time = self._account.stamp(rows[:SAMPLE_SIZE][-1])
-        tickets = [self._account.body(row) for row in rows[:SAMPLE_SIZE]]
-        return Page(tickets, end_time, not more, next_page(end_time))
+            return TimePage([], True, start_time, None, link)
+        shown = rows[:SAMPLE_SIZE]
+        end_time = self._account.stamp(shown[-1])
+        return TimePage([self._account.body(row) for row in shown], not more, start_time, end_time, link)
 
     def _rows(self, start_time: int, per_page: int, now: float, exclude_deleted: bool) -> tuple[list[int], bool]:
-        """Whole seconds of versions, ties shuffled, until they are more than a page; and whether they are."""
+        """A page's versions, ties shuffled: `per_page` at most, or one second that has more; and whether more follow."""
         rows: list[int] = []
         for _, versions in self._account.seconds(start_time, now - self._rules.excluded_seconds, now):
             if exclude_deleted:
                 versions = [version for version in versions if self._account.status(version) != "deleted"]
-            self._ties.shuffle(versions)
-            rows += versions
-            if len(rows) > per_page:
-                return rows, True
+            room = per_page - len(rows)
+            if len(versions) <= room:
+                self._ties.shuffle(versions)
+                rows += versions
+            elif rows or self._rules.stuck:
+                return rows + self._ties.sample(versions, room), True
+            else:
+                self._ties.shuffle(versions)
+                return versions, True
         return rows, False

@@ -10,6 +10,7 @@ import msgspec
 import yaml
 
 from producer.sandbox.zendesk import answers, spoil
+from producer.sandbox.zendesk.page import Page
 
 Broken = Literal[
     "reset_before_headers",
@@ -41,9 +42,11 @@ class Fault:
 
     `retry_after`: seconds, for 429 and `database_deadlock`; None sends no header. `retry_after_form`: as seconds or as a
     date. `seconds`: real ones, of `stalled_body` and `slow_first_byte`. `size`: bytes after decompression, of
-    `gzip_bomb` and `oversized_body`. `key`: the one that `missing_key` takes away.
+    `gzip_bomb` and `oversized_body`. `key`: the one that `missing_key` takes away. `by`: how much too high the count is,
+    of `wrong_count`.
 
-    A fault that breaks a page waits for one: it does not happen, and does not count, when the request was refused.
+    A fault waits for what it can happen to, a page, a page of one of the two exports, a request with a cursor: until then
+    it does not happen, and does not count.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Fault:
     seconds: float = 60.0
     size: int = 128 * 1024 * 1024
     key: str = "end_time"
+    by: int = 1
 
     def __post_init__(self) -> None:
         if self.name not in KNOWN:
@@ -63,10 +67,13 @@ class Fault:
         if not 0 <= self.probability <= 1:
             raise ScenarioError(f"fault {self.name}: probability is {self.probability}, use 0 to 1")
 
-    @property
-    def breaks_a_page(self) -> bool:
-        """Whether it can only happen to a page, not to a refusal."""
-        return self.name not in answers.FAULTS and self.name not in ("reset_before_headers", "slow_first_byte")
+    def fits(self, page: Page | None, cursor: str | None) -> bool:
+        """Whether it can happen to a request with this cursor, which this page would answer (None: a refusal)."""
+        if self.name in answers.FAULTS:
+            return self.name != "cursor_refused" or cursor is not None
+        if page is None:
+            return self.name in ("reset_before_headers", "slow_first_byte")
+        return self.name not in spoil.FAULTS or spoil.fits(self, page)
 
 
 class Scenario:
@@ -92,12 +99,12 @@ class Scenario:
         faults = [_fault(f"scenario {path}, fault {n}", entry) for n, entry in enumerate(content["faults"], 1)]
         return cls(faults, seed=content.get("seed", 1))
 
-    def meet(self, number: int, per_page: int, *, refused: bool) -> Fault | None:
-        """The fault that the request of this number meets; `refused`: no page would answer it."""
+    def meet(self, number: int, per_page: int, page: Page | None, cursor: str | None) -> Fault | None:
+        """The fault that the request of this number, with this cursor, meets; `page` would answer it, None refuses it."""
         for n, fault in enumerate(self.faults):
             if fault.requests and number not in fault.requests:
                 continue
-            if per_page <= fault.per_page_above or self._left[n] == 0 or (refused and fault.breaks_a_page):
+            if per_page <= fault.per_page_above or self._left[n] == 0 or not fault.fits(page, cursor):
                 continue
             if fault.probability < 1 and self._rng.random() >= fault.probability:
                 continue

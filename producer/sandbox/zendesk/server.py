@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from email.utils import formatdate
-from functools import partial
 from hashlib import blake2b
 from itertools import islice
 from time import perf_counter
@@ -16,18 +15,23 @@ from urllib.parse import urlencode
 import orjson
 from aiohttp import web
 
-from producer.sandbox.zendesk import answers, spoil
+from producer.sandbox.zendesk import answers
 from producer.sandbox.zendesk.access import Credentials, refusal
 from producer.sandbox.zendesk.account import Account
 from producer.sandbox.zendesk.answers import Answer
 from producer.sandbox.zendesk.changes import KINDS, Changes
 from producer.sandbox.zendesk.clock import Clock
-from producer.sandbox.zendesk.export import MAX_PER_PAGE, Export, Page, Rules
+from producer.sandbox.zendesk.cursor_export import CursorExport
+from producer.sandbox.zendesk.export import Export, TimePage
 from producer.sandbox.zendesk.faults import Fault, Scenario
 from producer.sandbox.zendesk.limits import Bucket, Buckets, Limits
-from producer.sandbox.zendesk.wire import deliver
+from producer.sandbox.zendesk.page import MAX_PER_PAGE, Page
+from producer.sandbox.zendesk.rules import Rules
+from producer.sandbox.zendesk.spoil import Spoiler
+from producer.sandbox.zendesk.wire import deliver, pause
 
 _EXPORT_PATHS: Final = ("/api/v2/incremental/tickets", "/api/v2/incremental/tickets.json")
+_CURSOR_PATHS: Final = ("/api/v2/incremental/tickets/cursor", "/api/v2/incremental/tickets/cursor.json")
 _SAMPLE_PATHS: Final = ("/api/v2/incremental/tickets/sample", "/api/v2/incremental/tickets/sample.json")
 _TRUTH_BLOCK = 200  # lines rendered between two looks at other requests
 _STARTED = web.RequestKey("started", float)
@@ -38,13 +42,16 @@ _REQUEST_ID = web.RequestKey("request_id", str)
 class Served:
     """One request to the API and what it got. `number` counts from 1, `at` is simulated Unix seconds.
 
-    `start_time` and `per_page` are None when not sent or not numbers, `status` when the connection was reset before it.
+    `start_time` and `per_page` are None when not sent or not numbers, `cursor` when not sent, `status` when the connection
+    was reset before it. `tickets`, `end_time` (None for the cursor export) and `end_of_stream` are the page's before a
+    fault spoils it.
     """
 
     number: int
     at: float
     path: str
     start_time: int | None
+    cursor: str | None
     per_page: int | None
     status: int | None
     tickets: int
@@ -58,7 +65,8 @@ class Simulator:
     """A faithful far end on loopback: `async with Simulator(account, clock=clock) as server`.
 
     Without `credentials` any well-formed Basic or Bearer login is accepted. The answers' Date is the clock's now plus
-    `date_skew` seconds, or missing without `send_date`. `port` 0 takes a free one.
+    `date_skew` seconds, or missing without `send_date`. A page takes `page_seconds` of the clock before its first byte,
+    while other requests are served. `port` 0 takes a free one.
     """
 
     def __init__(
@@ -72,6 +80,7 @@ class Simulator:
         rules: Rules | None = None,
         date_skew: float = 0.0,
         send_date: bool = True,
+        page_seconds: float = 0.0,
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
@@ -82,11 +91,14 @@ class Simulator:
         self.base_url = ""
         self._credentials = credentials
         self._scenario = scenario or Scenario()
+        self._spoiler = Spoiler()
         self._rules = rules or Rules()
         self._export = Export(account, self._rules)
+        self._cursor_export = CursorExport(account, self._rules)
         self._buckets = Buckets(limits or Limits(), clock)
         self._date_skew = date_skew
         self._send_date = send_date
+        self._page_seconds = page_seconds
         self._host = host
         self._port = port
         self._stopping = asyncio.Event()
@@ -127,12 +139,11 @@ class Simulator:
         asked = MAX_PER_PAGE if per_page is None else min(per_page, MAX_PER_PAGE)
         answer = self._answer(request)
         page = answer if isinstance(answer, Page) else None
-        fault = self._scenario.meet(number, asked, refused=page is None)
+        fault = self._scenario.meet(number, asked, page, request.query.get("cursor"))
         if fault is not None and fault.name in answers.FAULTS:
             answer, page = answers.FAULTS[fault.name](self._retry_after(fault)), None
         if isinstance(answer, Page):
-            spoiled = None if fault is None else spoil.FAULTS.get(fault.name)
-            body = answer.to_bytes() if fault is None or spoiled is None else spoiled(answer, fault.key)
+            body = answer.to_bytes() if fault is None else self._spoiler.spoil(answer, fault)
             answer = Answer(200, body, headers={"ETag": f'W/"{blake2b(body, digest_size=16).hexdigest()}"'})
         self.journal.append(
             Served(
@@ -140,49 +151,67 @@ class Simulator:
                 at=self.clock.now(),
                 path=request.path,
                 start_time=_integer(request.query.get("start_time")),
+                cursor=request.query.get("cursor"),
                 per_page=per_page,
                 status=None if fault is not None and fault.name == "reset_before_headers" else answer.status,
                 tickets=0 if page is None else len(page.tickets),
-                end_time=None if page is None else page.end_time,
+                end_time=page.end_time if isinstance(page, TimePage) else None,
                 end_of_stream=None if page is None else page.end_of_stream,
                 request_id=request[_REQUEST_ID],
                 fault=None if fault is None else fault.name,
             )
         )
+        if page is not None and self._page_seconds:
+            await pause(self.clock.real_seconds(self._page_seconds), self._stopping)
         return await deliver(request, answer, fault, self._stopping)
 
     def _answer(self, request: web.Request) -> Page | Answer:
-        """What Zendesk says: is it you, is there such a path, is it your turn, do the parameters make sense; a page."""
+        """What Zendesk says: is it you, is there such a path, is it your turn; a page."""
         scheme = refusal(request.headers.get("Authorization"), self._credentials)
         if scheme is not None:
             return answers.not_authenticated(scheme)
-        if request.method != "GET" or request.path not in (*_EXPORT_PATHS, *_SAMPLE_PATHS):
+        if request.method != "GET" or request.path not in (*_EXPORT_PATHS, *_CURSOR_PATHS, *_SAMPLE_PATHS):
             return answers.invalid_endpoint()
-        is_sample = request.path in _SAMPLE_PATHS
-        refused = self._buckets.take("sample" if is_sample else "export")
-        if refused is not None:
-            return self._too_many(refused)
+        refused = self._buckets.take("sample" if request.path in _SAMPLE_PATHS else "export")
+        return self._page(request) if refused is None else self._too_many(refused)
 
-        query = request.query
+    def _page(self, request: web.Request) -> Page | Answer:
+        """The page that the parameters ask for, or what is wrong with them."""
+        query, now = request.query, self.clock.now()
+        per_page = _integer(query.get("per_page", f"{MAX_PER_PAGE}"))
+        if per_page is None or per_page < 1:
+            return answers.invalid_value("per_page", query["per_page"])
+        per_page = min(per_page, MAX_PER_PAGE)
+        exclude_deleted = query.get("exclude_deleted") == "true"
+
+        def after_url(cursor: str) -> str:
+            return _link(request, cursor=cursor)
+
+        def next_page(end_time: int) -> str:
+            return _link(request, start_time=f"{end_time}")
+
+        by_cursor = request.path in _CURSOR_PATHS
+        if by_cursor and "cursor" in query:
+            page = self._cursor_export.after(query["cursor"], per_page, now, after_url, exclude_deleted=exclude_deleted)
+            return answers.cursor_refused() if page is None else page
+        start_time = self._start_time(query, now)
+        if isinstance(start_time, Answer):
+            return start_time
+        if by_cursor:
+            return self._cursor_export.first(start_time, per_page, now, after_url, exclude_deleted=exclude_deleted)
+        if request.path in _SAMPLE_PATHS:
+            return self._export.sample(start_time, now, next_page)
+        return self._export.page(start_time, per_page, now, next_page, exclude_deleted=exclude_deleted)
+
+    def _start_time(self, query: Mapping[str, str], now: float) -> int | Answer:
         if "start_time" not in query:
             return answers.missing_start_time()
         start_time = _integer(query["start_time"])
         if start_time is None or start_time < 0:
             return answers.invalid_value("start_time", query["start_time"])
-        per_page = _integer(query.get("per_page", f"{MAX_PER_PAGE}"))
-        if per_page is None or per_page < 1:
-            return answers.invalid_value("per_page", query["per_page"])
-        now = self.clock.now()
         if start_time >= now - self._rules.too_recent_seconds:
             return answers.too_recent(self._rules.too_recent_answer, self._rules.too_recent_seconds)
-
-        next_page = partial(_next_page, request)
-        if is_sample:
-            return self._export.sample(start_time, now, next_page)
-        exclude_deleted = query.get("exclude_deleted") == "true"
-        return self._export.page(
-            start_time, min(per_page, MAX_PER_PAGE), now, next_page, exclude_deleted=exclude_deleted
-        )
+        return start_time
 
     def _too_many(self, bucket: Bucket) -> Answer:
         seconds = self._buckets.retry_after(bucket)
@@ -225,6 +254,7 @@ class Simulator:
                 "now": self.clock.now(),
                 "speed": self.clock.speed,
                 "export": self.base_url + _EXPORT_PATHS[0],
+                "cursor_export": self.base_url + _CURSOR_PATHS[0],
                 "truth": f"{self.base_url}/simulator/truth",
                 "journal": f"{self.base_url}/simulator/journal",
             }
@@ -272,10 +302,10 @@ def _integer(text: str | None) -> int | None:
         return None
 
 
-def _next_page(request: web.Request, end_time: int) -> str:
-    """The request's URL from `end_time` on, with its form of the path and its `per_page`."""
-    echoed: Mapping[str, str] = {key: value for key, value in request.query.items() if key == "per_page"}
-    return f"{request.scheme}://{request.host}{request.path}?{urlencode({**echoed, 'start_time': end_time})}"
+def _link(request: web.Request, **position: str) -> str:
+    """The request's URL from this position on, with its form of the path and its `per_page`."""
+    echoed = {key: value for key, value in request.query.items() if key == "per_page"}
+    return f"{request.scheme}://{request.host}{request.path}?{urlencode(sorted({**echoed, **position}.items()))}"
 
 
 def _lines(account: Account, now: float, only_current: bool) -> Iterator[bytes]:

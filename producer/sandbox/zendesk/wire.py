@@ -23,7 +23,7 @@ async def deliver(
     name = fault.name if fault is not None else None
     response = web.StreamResponse(status=answer.status, headers={"Content-Type": answer.content_type, **answer.headers})
     if fault is not None and name == "slow_first_byte":
-        await _pause(fault.seconds, stopping)
+        await pause(fault.seconds, stopping)
     if name == "reset_before_headers":
         _reset(request)
         return response
@@ -51,7 +51,7 @@ async def deliver(
         await _write(response, body[:half])
         body = body[half:]
         if fault is not None and name == "stalled_body":
-            await _pause(fault.seconds, stopping)
+            await pause(fault.seconds, stopping)
         else:
             await asyncio.sleep(_HEAD_ARRIVES)
             if name == "reset_after_headers":
@@ -104,7 +104,8 @@ def _reset(request: web.Request) -> None:
         request.transport.abort()
 
 
-async def _pause(seconds: float, stopping: asyncio.Event) -> None:
+async def pause(seconds: float, stopping: asyncio.Event) -> None:
+    """Wait so many real seconds, less when the server stops."""
     try:
         await asyncio.wait_for(stopping.wait(), seconds)
     except TimeoutError:
