@@ -7,6 +7,7 @@ ProducerError                 says what happened (message) and what to do (hint)
 │   └── Throttled             429
 ├── Blocked                   this position cannot be passed now: said loudly, tried again slowly, never skipped
 │   ├── BadAnswer             the answer is not what the API promises
+│   │   └── BadRequest        400, 410, 422: the API refuses what was asked
 │   ├── TooLarge              the answer is over zendesk.max_response_bytes
 │   ├── TooSlow               504: the page takes the API too long to build
 │   ├── Pinned                rows, the stream not ended, and the position does not move
@@ -61,6 +62,10 @@ class Blocked(ProducerError):
 
 class BadAnswer(Blocked):
     """The answer is not what the API promises."""
+
+
+class BadRequest(BadAnswer):
+    """The API refuses the parameters of the request (400, 410, 422): those of a cursor that it does not know any more."""
 
 
 class TooLarge(Blocked):

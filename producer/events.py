@@ -93,11 +93,22 @@ class StandingBy:
 
 
 @dataclass(frozen=True, slots=True)
+class LateRow:
+    """A ticket version that appeared at the second `stamp` after the position had passed it, up to `end_time`."""
+
+    id: int
+    stamp: int
+    end_time: int
+    server_time: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Noticed:
-    """Something odd that is safe: told once per kind and process. `kind` is a short name, stable like a metric's label."""
+    """Something odd that is safe. `kind` is a short name, stable like a metric's label; `again`: not the first of its kind."""
 
     kind: str
     text: str
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +120,17 @@ class Stopped:
 
 
 Event = (
-    Started | Opened | Waiting | Answered | Fetched | Committed | CaughtUp | Retrying | StandingBy | Noticed | Stopped
+    Started
+    | Opened
+    | Waiting
+    | Answered
+    | Fetched
+    | Committed
+    | CaughtUp
+    | Retrying
+    | StandingBy
+    | LateRow
+    | Noticed
+    | Stopped
 )
 Observer = Callable[[Event], None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -53,14 +54,46 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
+class Cursor:
+    """Where the cursor export is: behind the row of `last_id` in `second` (None: before every row of that second).
+
+    `value` is the API's own cursor, which is opaque; None: there is none, and one is to be had by asking from `second`.
+    `pinned`: the second has more tickets than a boundary map may hold, so that only the order of the cursor export,
+    ascending (stamp, id), tells what of it is handled: all up to `last_id`, and what the map holds beyond.
+    """
+
+    value: str | None = field(repr=False)
+    second: int
+    last_id: int | None
+    pinned: bool = False
+
+    @property
+    def passed(self) -> tuple[int, float]:
+        """The order's place up to which everything was shown."""
+        return self.second, -math.inf if self.last_id is None else self.last_id
+
+
+@dataclass(frozen=True, slots=True)
 class Position:
     """Where in an account's export we are: every row stamped before `end_time` is handled, and so are those of `boundary`.
 
-    `boundary` maps the id of each ticket handled at or after `end_time` to what we handled (design, D7).
+    `boundary` maps the id of each ticket handled at or after `since` to what we handled of it last (design, D7); `since`
+    is `end_time`, or lies before it by up to the late-row window. `cursor` is set while the cursor export is walked.
     """
 
     end_time: int
     boundary: Mapping[int, Seen] = field(default_factory=dict, repr=False)
+    since: int = -1
+    cursor: Cursor | None = None
+
+    def __post_init__(self) -> None:
+        if self.since < 0:
+            object.__setattr__(self, "since", self.end_time)
+
+    @property
+    def pinned(self) -> bool:
+        """Whether this position can be left by the cursor export only."""
+        return _pinned(self.cursor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +103,8 @@ class Page:
     `versions` are new since the position that was asked for, in the order of the answer; once they are safe, the account
     is at `position`. `caught_up`: the API had no more to give. `rows` and `size` (decompressed bytes) are of the whole
     answer; `repeated` rows were handled before, `stale` ones are older than a version of the same ticket already handled,
-    and `unstamped` ones came without a `generated_timestamp`. `server_time` is the API's clock (Unix seconds) if it told.
+    `late` ones are among the new ones although the position had passed their second, and `unstamped` ones came without a
+    `generated_timestamp`. `server_time` is the API's clock (Unix seconds) if it told.
     """
 
     versions: tuple[Version, ...]
@@ -80,6 +114,7 @@ class Page:
     size: int = 0
     repeated: int = 0
     stale: int = 0
+    late: int = 0
     unstamped: int = 0
     server_time: float | None = None
 
@@ -102,7 +137,7 @@ class Checkpoint:
 
     Written in the same transaction as the page that it covers. The fields are those of the design, section 4; `ends`
     has, per partition of the tickets topic, the offset after our last append. `end_time` is None after a
-    `checkpoint reset`. `unknown` keeps the fields of newer programs, so that writing them back loses nothing.
+    `checkpoint reset`; `since` and `cursor` are those of a Position. `unknown` keeps the fields of newer programs, so that writing them back loses nothing.
     """
 
     account: str
@@ -119,8 +154,9 @@ class Checkpoint:
     end_time: int | None
     boundary: Mapping[int, Seen] = field(default_factory=dict, repr=False)
     skipped: tuple[tuple[int, int], ...] = ()
+    since: int | None = None
     caught_up: tuple[float, int] | None = None
-    cursor: Any = None
+    cursor: Cursor | None = None
     written_at: str = ""
     program: str = ""
     unknown: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -130,7 +166,12 @@ class Checkpoint:
         """What the source needs to go on. Raises ValueError on a checkpoint without a position."""
         if self.end_time is None:
             raise ValueError("this checkpoint holds no position")
-        return Position(self.end_time, self.boundary)
+        return Position(self.end_time, self.boundary, -1 if self.since is None else self.since, self.cursor)
+
+    @property
+    def pinned(self) -> bool:
+        """As of a Position."""
+        return _pinned(self.cursor)
 
     def after(self, page: Page) -> Self:
         """The checkpoint that covers the page. `seq` counts pages with records only, so that it has no gaps in the topic."""
@@ -139,9 +180,15 @@ class Checkpoint:
             seq=self.seq + bool(page.versions),
             end_time=end_time,
             boundary=page.position.boundary,
+            since=page.position.since,
+            cursor=page.position.cursor,
             skipped=_less(self.skipped, self.position.end_time, end_time),
             caught_up=(page.server_time, end_time) if page.caught_up and page.server_time else self.caught_up,
         )
+
+    def at(self, end_time: int | None, **changes: Any) -> Self:
+        """A copy that a person has put to another position, at which nothing is remembered."""
+        return self.replace(end_time=end_time, boundary={}, since=None, cursor=None, **changes)
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed."""
@@ -169,8 +216,16 @@ class Checkpoint:
             "from": self.start,
             "skipped": self.skipped,
             "end_time": self.end_time,
-            "cursor": self.cursor,
+            "cursor": None
+            if self.cursor is None
+            else {
+                "value": self.cursor.value,
+                "second": self.cursor.second,
+                "last_id": self.cursor.last_id,
+                "pinned": self.cursor.pinned,
+            },
             "boundary": {str(id_): (seen.stamp, seen.digest, seen.content) for id_, seen in self.boundary.items()},
+            "late_rows": None if self.since is None else {"since": self.since, "for": position},
             "caught_up": None
             if self.caught_up is None
             else {"server_time": self.caught_up[0], "position": self.caught_up[1], "for": position},
@@ -210,9 +265,8 @@ class Checkpoint:
             raise ValueError("as many ends as partitions expected")
         end_time = None if raw["end_time"] is None else _integer(raw["end_time"])
         generation, seq = _integer(raw["generation"]), _integer(raw["seq"])
-        caught_up = raw.get("caught_up")
-        if caught_up is not None and caught_up["for"] != [generation, end_time, seq]:
-            caught_up = None  # written for another position by a program that did not know the field
+        place = [generation, end_time, seq]
+        caught_up, late_rows = (_true_at(place, raw.get(name)) for name in ("caught_up", "late_rows"))
         return cls(
             account=str(raw["account"]),
             stream=str(raw["stream"]),
@@ -231,8 +285,9 @@ class Checkpoint:
                 for id_, (stamp, digest, content) in raw["boundary"].items()
             },
             skipped=tuple((_integer(low), _integer(high)) for low, high in raw["skipped"]),
+            since=None if late_rows is None else _integer(late_rows["since"]),
             caught_up=None if caught_up is None else (float(caught_up["server_time"]), _integer(caught_up["position"])),
-            cursor=raw["cursor"],
+            cursor=None if raw["cursor"] is None else _cursor(raw["cursor"]),
             written_at=str(raw["written_at"]),
             program=str(raw["program"]),
             unknown={name: raw[name] for name in raw.keys() - _KNOWN},
@@ -241,7 +296,7 @@ class Checkpoint:
 
 _KNOWN = frozenset(
     "format min_reader account stream tickets dead_letters checkpoints generation seq instance from skipped end_time cursor "
-    "boundary caught_up written_at program".split()
+    "boundary late_rows caught_up written_at program".split()
 )
 
 
@@ -252,6 +307,25 @@ def _less(intervals: tuple[tuple[int, int], ...], low: int, high: int) -> tuple[
         for start, end in intervals
         for part in ((start, min(end, low)), (max(start, high), end))
         if part[0] < part[1]
+    )
+
+
+def _pinned(cursor: Cursor | None) -> bool:
+    return cursor is not None and cursor.pinned
+
+
+def _true_at(place: list[int | None], field: Any) -> Any:
+    """A field that is true at one position only: None where a program that did not know it has moved on since."""
+    return None if field is None or field["for"] != place else field
+
+
+def _cursor(raw: Any) -> Cursor:
+    value, last_id = raw["value"], raw["last_id"]
+    return Cursor(
+        None if value is None else str(value),
+        _integer(raw["second"]),
+        None if last_id is None else _integer(last_id),
+        bool(raw["pinned"]),
     )
 
 

@@ -86,6 +86,7 @@ class Setbacks:
         Raises:
             Unavailable: no page was committed for `give_up_after` seconds, or would be after the wait.
         """
+        failure.with_traceback(None)  # observers keep the error, and its frames hold the page
         if committed:
             self._attempts.clear()
             self._progress = time.monotonic()

@@ -13,7 +13,7 @@ from producer.retry import Setbacks
 from producer.settings import Settings
 from producer.stop import Stop
 from producer.zendesk.source import open_source
-from producer.zendesk.time_export import TimeExport
+from producer.zendesk.walk import Walk
 
 
 async def run(
@@ -65,9 +65,7 @@ async def run(
         tell(Stopped(held, error))
 
 
-async def pump(
-    export: TimeExport, session: Session, settings: Settings, stop: Stop, tell: Observer, *, once: bool
-) -> None:
+async def pump(export: Walk, session: Session, settings: Settings, stop: Stop, tell: Observer, *, once: bool) -> None:
     """The main loop: one page, one transaction. Ends when asked to stop, with `once` when caught up."""
     while not stop.is_set():
         checkpoint = session.checkpoint
@@ -98,5 +96,5 @@ def _summary(settings: Settings) -> dict[str, str]:
         "source": settings.zendesk.base_url,
         "kafka": ",".join(settings.kafka.bootstrap_servers),
         "topic": settings.topics.tickets,
-        "requests_per_minute": f"{settings.zendesk.requests_per_minute:g}",
+        "requests_per_minute": str(settings.zendesk.requests_per_minute).removesuffix(".0"),
     }

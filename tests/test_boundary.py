@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,10 +16,22 @@ from producer.errors import Pinned
 from producer.model import Checkpoint, Page, Position, Seen, Version
 from producer.zendesk.boundary import advance, content_digest
 from producer.zendesk.client import Answer
+from producer.zendesk.doubts import Doubts, Notices
 from producer.zendesk.page import slice_page
-from producer.zendesk.time_export import read_page
+from producer.zendesk.time_export import read
 
 SETTLING = 60
+
+
+def read_page(position: Position, answer: Answer) -> Page | None:
+    """As the source reads an answer of the time-based export; None where it says nothing."""
+    assert answer.body is not None
+    cut = slice_page(answer.body)
+    if not cut.rows:
+        return Page((), position, caught_up=True) if cut.ended else None
+    doubts = Doubts(frozenset(), Notices(lambda _: None))
+    page, _ = read(position, position.end_time, cut, bool(cut.ended), answer, doubts, math.inf)
+    return page
 
 
 @dataclass
@@ -183,6 +196,8 @@ def checkpoint(position: Position) -> Checkpoint:
         start=0,
         end_time=position.end_time,
         boundary=position.boundary,
+        since=position.since,
+        cursor=position.cursor,
     )
 
 
@@ -194,14 +209,14 @@ def test_the_same_content_in_other_bytes_is_no_new_version() -> None:
     first = advance(Position(0), rows({"id": 1, "generated_timestamp": 100, "a": {"x": 1.50, "y": None}}), 100)
     body = b'{"tickets": [{"a": {"y": null,\n "x": 1.5}, "generated_timestamp": 100, "id": 1}], "end_of_stream": true}'
     second = advance(first.position, slice_page(body).rows, 100)
-    assert (second.fresh, second.repeated) == ((), 1)
+    assert (second.sifted.fresh, second.sifted.repeated) == ((), 1)
     assert second.position == first.position
 
 
 def test_other_content_under_the_same_stamp_is_a_new_version() -> None:
     first = advance(Position(0), rows({"id": 1, "generated_timestamp": 100, "a": 1}), 100)
     second = advance(first.position, rows({"id": 1, "generated_timestamp": 100, "a": 2}), 100)
-    assert [version.id for version in second.fresh] == [1]
+    assert [version.id for version in second.sifted.fresh] == [1]
 
 
 def test_numbers_are_compared_as_they_were_written() -> None:
@@ -216,14 +231,14 @@ def test_numbers_are_compared_as_they_were_written() -> None:
 def test_a_row_older_than_what_was_published_of_its_ticket_is_not_published() -> None:
     position = Position(100, {1: Seen(120, "0" * 16, "0" * 16)})
     step = advance(position, rows({"id": 1, "generated_timestamp": 110}), 110)
-    assert (step.fresh, step.stale) == ((), 1)
+    assert (step.sifted.fresh, step.sifted.stale) == ((), 1)
     assert step.position.boundary[1].stamp == 120
 
 
 def test_the_same_row_twice_in_one_page_is_published_once() -> None:
     ticket = {"id": 1, "generated_timestamp": 100}
     step = advance(Position(0), rows(ticket, ticket), 100)
-    assert (len(step.fresh), step.repeated) == (1, 1)
+    assert (len(step.sifted.fresh), step.sifted.repeated) == (1, 1)
 
 
 def test_a_ticket_without_a_stamp_of_its_own_is_published_once() -> None:
@@ -231,9 +246,9 @@ def test_a_ticket_without_a_stamp_of_its_own_is_published_once() -> None:
     first = advance(Position(0), rows(ticket), 100)
     again = advance(first.position, rows(ticket), 100)
     changed = advance(again.position, rows({**ticket, "status": "closed"}), 105)
-    assert [version.stamp for version in first.fresh] == [90]
-    assert again.fresh == ()
-    assert len(changed.fresh) == 1
+    assert [version.stamp for version in first.sifted.fresh] == [90]
+    assert again.sifted.fresh == ()
+    assert len(changed.sifted.fresh) == 1
 
 
 def test_a_second_that_the_export_does_not_leave_is_pinned() -> None:

@@ -11,9 +11,9 @@ from confluent_kafka.admin import AdminClient
 
 from producer.events import Committed, Opened
 from producer.sandbox.broker import Cluster
-from producer.sandbox.zendesk import Account, Clock, Simulator
-from producer.settings import Settings
-from tests.conftest import until
+from producer.sandbox.zendesk import Account, Clock, Limits, Rules, Simulator
+from producer.settings import Settings, load_settings
+from tests.conftest import joined, until
 from tests.reader import Reader
 from tests.test_service import Run, history, once
 
@@ -40,6 +40,20 @@ async def test_the_checkpoint_is_shown_without_disturbing_anybody(
     assert json.loads(shown.stdout) == written[-1]
     assert "page 1" in (await command(overrides, "checkpoint", "show")).stdout
     assert reader.checkpoints() == written
+
+
+async def test_a_pinned_second_is_shown_as_such(
+    account: Account, clock: Clock, kafka: Cluster, names: dict[str, str]
+) -> None:
+    for _ in range(15):
+        account.put(int(clock.now()) - 300)
+    rules = Rules(stuck=True)
+    async with Simulator(account, clock=clock, limits=Limits.unlimited(), rules=rules) as zendesk:
+        overrides = [*joined(kafka, zendesk, names), "zendesk.page_size=10"]
+        await once(load_settings(overrides=overrides))
+        shown = await command(overrides, "checkpoint", "show")
+    assert "behind ticket 15 of second" in shown.stdout
+    assert "more tickets than the time-based export moves past" in shown.stdout
 
 
 async def test_a_moved_checkpoint_is_taken_up_at_once_by_a_living_service(

@@ -22,7 +22,7 @@ from producer.model import Checkpoint, Position, Record, Version
 from producer.sandbox.broker import Cluster
 from producer.sandbox.zendesk import Account, Clock
 from producer.settings import Settings, load_settings
-from producer.zendesk.boundary import Advance, advance
+from producer.zendesk.boundary import Advance, Sifted, advance
 from tests.conftest import until
 from tests.reader import Reader, faults
 from tests.test_service import Run, history, once
@@ -200,15 +200,15 @@ async def test_acknowledgements_that_nobody_awaits_are_caught(
 # Boundary rows repeated, or dropped
 
 
-def forgets(position: Position, rows: Iterable[Version], end_time: int) -> Advance:
+def forgets(position: Position, rows: Iterable[Version], end_time: int, floor: float) -> Advance:
     """Wrong: a position is a second and nothing more."""
     return advance(Position(position.end_time), rows, end_time)
 
 
-def drops(position: Position, rows: Iterable[Version], end_time: int) -> Advance:
+def drops(position: Position, rows: Iterable[Version], end_time: int, floor: float) -> Advance:
     """Wrong: rows stamped at or before the position are taken for known."""
-    fresh: tuple[Version, ...] = tuple(row for row in rows if row.stamp > position.end_time)
-    return Advance(fresh, Position(end_time), 0, 0)
+    fresh = tuple(row for row in rows if row.stamp > position.end_time)
+    return Advance(Sifted(fresh, {}, 0, 0), Position(end_time))
 
 
 @pytest.mark.parametrize(("rule", "caught"), [(advance, ""), (forgets, "times"), (drops, "missing")])

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from producer.sandbox.broker import Cluster
-from producer.sandbox.zendesk import Account, Clock, Simulator
+from producer.sandbox.zendesk import Account, Clock, Fault, Limits, Rules, Scenario, Simulator
 from tests.conftest import joined, until
 from tests.reader import Reader, faults
 
@@ -106,6 +106,60 @@ async def test_sigkill_at_50_random_moments_of_a_backfill_loses_and_repeats_noth
     messages = reader.messages()
     assert faults(messages, account.versions()) == []
     assert len(messages) > 30 * PAGE
+
+
+BY_TIME, BY_CURSOR = "zendesk.export=time", "zendesk.export=cursor"
+HARD: dict[str, tuple[Rules, tuple[Fault, ...], tuple[str, ...]]] = {
+    "extended pages": (Rules(), (), (BY_TIME,)),
+    "seconds that are never left": (Rules(stuck=True), (), (BY_TIME,)),
+    "seconds too large for an answer": (Rules(), (), ("zendesk.max_response_bytes=160KiB",)),
+    "by cursor": (Rules(), (), (BY_CURSOR,)),
+    "cursors that expire": (Rules(stuck=True, cursors_expire_seconds=10), (), (BY_CURSOR,)),
+    "from one export to the other": (Rules(), (), (BY_CURSOR, BY_TIME)),
+    "the same, with seconds that are never left": (
+        Rules(stuck=True),
+        (),
+        (BY_CURSOR, BY_TIME),
+    ),
+    "shrinking pages": (Rules(), (Fault("upstream_timeout", per_page_above=5, probability=0.4),), (BY_TIME,)),
+}
+
+
+@pytest.mark.parametrize("name", HARD)
+async def test_sigkill_at_random_moments_of_the_hard_scenes_loses_and_repeats_nothing(
+    name: str, kafka: Cluster, names: dict[str, str], account: Account, clock: Clock, reader: Reader, tmp_path: Path
+) -> None:
+    """Each with late rows, and with lives that take turns where there is more than one way to be set."""
+    rules, script, ways = HARD[name]
+    dice, log = random.Random(name), tmp_path / "log"
+    crowds(account, clock.now(), dice)
+    async with Simulator(
+        account, clock=clock, limits=Limits.unlimited(), rules=rules, scenario=Scenario(list(script))
+    ) as zendesk:
+        paced = [*joined(kafka, zendesk, names), "zendesk.page_size=20", "zendesk.requests_per_minute=1800"]
+        for life in range(8):
+            with running([*paced, ways[life % len(ways)]], log) as process:
+                await more_requests(zendesk, 1)
+                await asyncio.sleep(dice.uniform(0, 0.25))
+                process.send_signal(signal.SIGKILL)
+            late = int(clock.now()) - dice.randrange(62, 90)
+            account.put(late, visible_at=clock.now() + dice.randrange(5, 200))
+            life_goes_on(zendesk, dice, clock)
+        for _ in range(2):  # so that the last late row is looked for as well
+            clock.advance(300)
+            await complete([*paced, *ways[:1]], log)
+    messages = reader.messages()
+    assert faults(messages, account.versions()) == []
+    assert len(messages) >= len(account)
+
+
+def crowds(account: Account, now: float, dice: random.Random) -> None:
+    """A history up to now in which some seconds have more tickets than a page of 20, or an answer of 160 KiB, takes."""
+    second = int(now) - 400
+    while second < now - 62:
+        for _ in range(dice.choice((1, 2, 3, 50, 70)) if second % 40 == 0 else dice.randrange(3)):
+            account.put(second, description="x" * 500)
+        second += 1
 
 
 async def test_a_frozen_instance_that_wakes_up_beside_its_successor_publishes_nothing(

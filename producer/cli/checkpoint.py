@@ -9,7 +9,7 @@ import typer
 from producer.dates import position
 
 if TYPE_CHECKING:
-    from producer.model import Checkpoint
+    from producer.model import Checkpoint, Cursor
 
 app = typer.Typer(help="Where the account is, and how to move it.", no_args_is_help=True)
 
@@ -35,7 +35,8 @@ def show(
     rows = {
         "account": f"{checkpoint.account}/{checkpoint.stream}",
         "position": position(checkpoint.end_time),
-        "boundary": f"{len(checkpoint.boundary):,} tickets handled at or after it",
+        "boundary": f"{len(checkpoint.boundary):,} tickets handled since {position(_since(checkpoint))}",
+        "cursor": _cursor(checkpoint.cursor),
         "generation": f"{checkpoint.generation}, page {checkpoint.seq}",
         "from": position(checkpoint.start),
         "skipped": ", ".join(f"{position(low)} to {position(high)}" for low, high in checkpoint.skipped) or "nothing",
@@ -101,3 +102,15 @@ def _consequence(old: Checkpoint | None, new: Checkpoint) -> str:
     if new.end_time < old.end_time:
         return f"Versions stamped from {position(new.end_time)} to {position(old.end_time)} will be published again."
     return f"Versions stamped from {position(old.end_time)} to {position(new.end_time)} will be skipped, and recorded as skipped."
+
+
+def _since(checkpoint: Checkpoint) -> int | None:
+    return checkpoint.since if checkpoint.since is not None else checkpoint.end_time
+
+
+def _cursor(cursor: Cursor | None) -> str:
+    if cursor is None:
+        return "none"
+    behind = "its beginning" if cursor.last_id is None else f"ticket {cursor.last_id}"
+    crowded = ", which has more tickets than the time-based export moves past" if cursor.pinned else ""
+    return f"behind {behind} of second {position(cursor.second)}{crowded}"

@@ -132,11 +132,6 @@ def still_ours(held: Checkpoint, found: Checkpoint | None) -> None:
 
 async def accept(settings: Settings, survey: Survey, reader: CheckpointReader, found: Checkpoint) -> Checkpoint:
     """The recovered checkpoint, if everything that it relies on still holds (collision 3)."""
-    if found.cursor is not None:
-        raise Misconfigured(
-            "the checkpoint holds a cursor of the cursor export, which this program does not know",
-            hint=f"run the newer program that wrote it ({found.program})",
-        )
     tickets, checkpoints = survey.topics[settings.topics.tickets], survey.topics[settings.topics.checkpoints]
     for what, now, then in (
         ("topics.tickets", tickets.name, found.tickets_topic),
@@ -165,7 +160,7 @@ async def accept(settings: Settings, survey: Survey, reader: CheckpointReader, f
     correctable = found.seq == 0 and found.generation == 1 and settings.zendesk.start_time is not None
     if found.end_time is None or correctable:
         start_time = _start_time(settings)
-        return found.replace(start=start_time, end_time=start_time, boundary={})
+        return found.at(start_time, start=start_time)
     return found
 
 

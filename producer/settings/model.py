@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import math
 import os
 import re
 import time
@@ -22,6 +23,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
+    PlainValidator,
     PrivateAttr,
     SecretStr,
     ValidationError,
@@ -136,6 +138,18 @@ def parse_start_time(value: object) -> int:
     return moment
 
 
+def _rate(value: object) -> float | Literal["auto"]:
+    if isinstance(value, str) and value.strip().lower() == "auto":
+        return "auto"
+    try:
+        rate = float(value)  # type: ignore[arg-type]  # what cannot be one is an error below
+    except (TypeError, ValueError):
+        rate = math.nan
+    if isinstance(value, bool) or not 0 < rate < math.inf:
+        raise ValueError('a number of requests above 0 is expected, or "auto"')
+    return rate
+
+
 def _split(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
@@ -245,11 +259,32 @@ class ZendeskSettings(_Group):
         default=None,
         description="Where an account without a checkpoint begins: ISO 8601 with a zone, or Unix seconds.",
     )
-    requests_per_minute: float = Field(
-        default=10, gt=0, allow_inf_nan=False, description="Export requests per minute that we allow ourselves."
+    export: Annotated[Literal["time", "cursor"], BeforeValidator(_lower)] = Field(
+        default="time", description="Which of the API's two exports is walked; topic and checkpoint are the same."
+    )
+    requests_per_minute: Annotated[
+        float | Literal["auto"],
+        PlainValidator(_rate),
+        WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"const": "auto"}]}),
+    ] = Field(
+        default=10.0,
+        description="Export requests per minute that we allow ourselves; auto: what the API says it allows.",
+    )
+    left_to_others: float = Field(
+        default=0.2,
+        ge=0,
+        lt=1,
+        description="With requests_per_minute auto, the share of the account's limit that other programs keep.",
     )
     page_size: int = Field(default=1000, ge=1, le=1000, description="Most tickets asked for at once.")
     poll_interval: _Seconds = Field(default=10, description="Seconds between polls when caught up.")
+    late_row_window: float = Field(
+        default=300,
+        ge=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="Seconds before the position that are read again when caught up, for rows that appear late; 0: never.",
+    )
     max_response_bytes: Annotated[ByteSize, Field(gt=0), WithJsonSchema({"type": ["string", "integer"]})] = Field(
         default=ByteSize(64 * 2**20), description="Largest answer taken, decompressed; 64MiB style is understood."
     )

@@ -49,7 +49,7 @@ async def read_export(
     saying beforehand how long it takes.
 
     Raises:
-        Blocked, Retriable, Refused, Misconfigured: as from `TimeExport.fetch`.
+        Blocked, Retriable, Refused, Misconfigured: as from `Walk.fetch`.
     """
     until = checkpoint.end_time
     if until is None or until <= checkpoint.start:

@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 
 from producer.errors import (
     BadAnswer,
+    BadRequest,
     Misconfigured,
     ProducerError,
     Refused,
@@ -70,7 +71,7 @@ def judge(status: int, headers: Mapping[str, str], body: str, redact: Callable[[
         return BadAnswer(
             shown, hint="redirects are not followed with credentials: check zendesk.subdomain and zendesk.base_url"
         )
-    return BadAnswer(shown)
+    return BadRequest(shown) if status in (400, 410, 422) else BadAnswer(shown)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import aiohttp
 
@@ -17,6 +18,7 @@ from producer.events import Answered, Noticed, Observer
 from producer.settings import Settings
 from producer.zendesk import answers
 from producer.zendesk.auth import authorization
+from producer.zendesk.budget import Budget
 from producer.zendesk.clock import ServerClock
 
 # Seconds. An extended page of many thousand tickets may take the API a minute before its first byte.
@@ -34,16 +36,29 @@ class Answer:
     headers: Mapping[str, str] = field(repr=False)
 
 
-class Client:
-    """Asks one account's API. Credentials go to the configured host only: no redirect, no URL of the server is followed."""
+@dataclass(slots=True)
+class _Attempt:
+    """One request. `began`: when it was sent; until then, when it was begun."""
 
-    def __init__(self, settings: Settings, session: aiohttp.ClientSession, tell: Observer) -> None:
+    began: float
+
+
+class Client:
+    """Asks one account's API. Credentials go to the configured host only: no redirect, no URL of the server is followed.
+
+    Its `budget` is told of every request sent, and of every answer's headers.
+    """
+
+    def __init__(
+        self, settings: Settings, session: aiohttp.ClientSession, tell: Observer, budget: Budget | None
+    ) -> None:
         self.clock = ServerClock()
         self._noticed: set[str] = set()
         self._zendesk = settings.zendesk
         self._redact = settings.redact
         self._session = session
         self._tell = tell
+        self._budget = budget
         self._proxy = settings.zendesk.proxy
 
     async def get(self, path: str, params: Mapping[str, int | str]) -> Answer:
@@ -53,7 +68,7 @@ class Client:
             Retriable, Blocked, Refused, Misconfigured: as `answers.judge` says; Unavailable without a whole answer;
                 TooLarge as soon as the decompressed body is over `zendesk.max_response_bytes`.
         """
-        started = time.monotonic()
+        attempt = _Attempt(time.monotonic())
         try:
             async with self._session.get(
                 f"{self._zendesk.base_url}/api/v2/{path}",
@@ -65,8 +80,9 @@ class Client:
                 },
                 allow_redirects=False,
                 proxy=self._proxy,
+                trace_request_ctx=attempt,
             ) as response:
-                return await self._take(response, started)
+                return await self._take(response, attempt)
         except ProducerError:
             raise
         except aiohttp.ClientConnectorCertificateError as error:
@@ -85,7 +101,7 @@ class Client:
             # Without the cause: aiohttp's errors may carry the request, and the request its Authorization header.
             what = "no answer in time" if isinstance(error, TimeoutError) else f"{type(error).__name__}: {error}"
             raise Unavailable(
-                f"{self._zendesk.base_url} after {time.monotonic() - started:.1f} s: {self._redact(what)}"
+                f"{self._zendesk.base_url} after {time.monotonic() - attempt.began:.1f} s: {self._redact(what)}"
             ) from None
 
     def notice(self, kind: str, text: str) -> None:
@@ -94,21 +110,24 @@ class Client:
             self._noticed.add(kind)
             self._tell(Noticed(kind, text))
 
-    async def _take(self, response: aiohttp.ClientResponse, started: float) -> Answer:
+    async def _take(self, response: aiohttp.ClientResponse, attempt: _Attempt) -> Answer:
         headers = response.headers
+        if self._budget is not None:
+            self._budget.hear(headers)
         server_time = self.clock.hear(headers.get("Date"))
         ok = response.status == 200
         body = bytearray()
         async for chunk in response.content.iter_chunked(_CHUNK):
             body += chunk
             if len(body) > self._zendesk.max_response_bytes:
+                body.clear()  # not kept by the error's traceback until the collector comes by: several would add up
                 raise TooLarge(
                     f"the answer is over {self._zendesk.max_response_bytes:,} bytes decompressed",
                     hint="raise zendesk.max_response_bytes",
                 )
             if not ok and len(body) > _ERROR_BODY:
                 break
-        self._tell(Answered(response.status, time.monotonic() - started, len(body), _limits(headers)))
+        self._tell(Answered(response.status, time.monotonic() - attempt.began, len(body), _limits(headers)))
         if ok:
             kind = response.content_type
             if kind != "application/json":
@@ -128,8 +147,8 @@ class Client:
 
 
 @asynccontextmanager
-async def open_client(settings: Settings, tell: Observer) -> AsyncIterator[Client]:
-    """A client for the process's lifetime, with a connection pool of its own.
+async def open_client(settings: Settings, tell: Observer, budget: Budget | None = None) -> AsyncIterator[Client]:
+    """A client for the process's lifetime, with a connection pool of its own. Before each `get` a turn of `budget` is due.
 
     Raises:
         Misconfigured: `zendesk.ca_file` cannot be read.
@@ -141,10 +160,25 @@ async def open_client(settings: Settings, tell: Observer) -> AsyncIterator[Clien
         headers={"User-Agent": f"zendesk-producer/{__version__}"},
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
+        trace_configs=[_at_sending(budget)],
     ) as session:
         # Left on, aiohttp asks a second time by itself when a connection drops: past the budget, and seen by nobody.
         session._retry_connection = False
-        yield Client(settings, session, tell)
+        yield Client(settings, session, tell, budget)
+
+
+def _at_sending(budget: Budget | None) -> aiohttp.TraceConfig:
+    """Holds every request, its connection made, until `budget` lets it go: connecting may take long, or no time at all."""
+
+    async def sending(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
+        if budget is not None:
+            await budget.sending()
+        context.trace_request_ctx.began = time.monotonic()
+
+    trace = aiohttp.TraceConfig()
+    # aiohttp calls it `sent`, but awaits it before it writes the first byte.
+    trace.on_request_headers_sent.append(sending)
+    return trace
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | bool:

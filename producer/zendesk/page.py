@@ -1,4 +1,4 @@
-"""Takes an answer of the export apart: the envelope, and each ticket's exact bytes with the few fields we must know."""
+"""Takes an answer of an export apart: the envelope, and each ticket's exact bytes with the few fields we must know; and makes the page."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ from datetime import datetime
 import msgspec
 
 from producer.errors import BadAnswer
-from producer.model import Version
+from producer.model import Page, Position, Version
+from producer.zendesk.boundary import Sifted
+from producer.zendesk.client import Answer
 
 
 class _Envelope(msgspec.Struct):
-    """The answer's own fields. `count` and `next_page` are not read: one is the array's length, the other not ours to follow."""
+    """The answer's own fields, of both exports."""
 
     tickets: list[msgspec.Raw]
+    count: int | None = None
     end_of_stream: bool | None = None
     end_time: int | None = None
+    next_page: str | None = None
+    after_cursor: str | None = None
+    after_url: str | None = None
 
 
 class _Head(msgspec.Struct):
@@ -43,18 +49,23 @@ _LONE_SURROGATE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """An answer, taken apart: its rows in order, and what the API says of the stream."""
+    """An answer, taken apart: its rows in order, and what the API says of the stream (None: nothing).
+
+    `end_time` is of the time-based export, `cursor` of the cursor export, and `next_url` of either.
+    """
 
     rows: list[Version]
+    count: int | None
+    ended: bool | None
     end_time: int | None
-    ended: bool
+    cursor: str | None
+    next_url: str | None
 
 
 def slice_page(body: bytes | bytearray) -> Slice:
-    """Cut an answer of the time-based export into rows.
+    """Cut an answer of an export into rows.
 
-    Each row's bytes are a copy, so that the answer itself can be freed. `ended` is the API's `end_of_stream`; where it is
-    missing, an answer without rows and without `end_time` means that there is no more.
+    Each row's bytes are a copy, so that the answer itself can be freed.
 
     Raises:
         BadAnswer: the answer, or one ticket in it, is not what the API promises. Nothing of it may be used then.
@@ -63,12 +74,30 @@ def slice_page(body: bytes | bytearray) -> Slice:
         envelope = _envelope.decode(body)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise BadAnswer(f"the page cannot be read: {_diagnose(body, error)}") from None
-    ended = envelope.end_of_stream
-    if ended is None:
-        if envelope.tickets or envelope.end_time is not None:
-            raise BadAnswer("the page does not say end_of_stream")
-        ended = True
-    return Slice([_row(index, raw) for index, raw in enumerate(envelope.tickets)], envelope.end_time, ended)
+    return Slice(
+        [_row(index, raw) for index, raw in enumerate(envelope.tickets)],
+        envelope.count,
+        envelope.end_of_stream,
+        envelope.end_time,
+        envelope.after_cursor,
+        envelope.next_page or envelope.after_url,
+    )
+
+
+def page_of(answer: Answer, cut: Slice, sifted: Sifted, before: Position, after: Position, caught_up: bool) -> Page:
+    """The page that an answer comes to, on the way from one position to the next."""
+    return Page(
+        sifted.fresh,
+        after,
+        caught_up,
+        rows=len(cut.rows),
+        size=len(answer.body or b""),
+        repeated=sifted.repeated,
+        stale=sifted.stale,
+        late=sum(row.stamped and row.stamp < before.end_time for row in sifted.fresh),
+        unstamped=sum(not row.stamped for row in cut.rows),
+        server_time=answer.server_time,
+    )
 
 
 def _row(index: int, raw: msgspec.Raw) -> Version:

@@ -13,6 +13,7 @@ class PageSize:
         self.now = most
         self._most = most
         self._good = 0
+        self._before = most
         self._patience = _PATIENCE
         self._grown = False
 
@@ -20,6 +21,7 @@ class PageSize:
         """A page of this size came. After enough of them, twice as many tickets are asked for."""
         self._good += 1
         self._grown = False
+        self._before = self.now
         if self._good >= self._patience and self.now < self._most:
             self.now = min(2 * self.now, self._most)
             self._good, self._grown = 0, True
@@ -33,3 +35,7 @@ class PageSize:
         self.now = max(1, self.now // 2)
         self._good, self._grown = 0, False
         return True
+
+    def restore(self) -> None:
+        """Ask for as many as before the last good page: it was not for their number that it was too much."""
+        self.now = self._before

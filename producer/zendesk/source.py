@@ -5,30 +5,51 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from producer.events import Noticed, Observer
 from producer.settings import Settings
 from producer.stop import Stop
+from producer.zendesk.asker import Asker
 from producer.zendesk.budget import Budget
 from producer.zendesk.client import Client, open_client
+from producer.zendesk.cursor_export import CursorExport
+from producer.zendesk.doubts import Doubts, Notices
+from producer.zendesk.late_rows import LateRows
 from producer.zendesk.page_size import PageSize
 from producer.zendesk.time_export import TimeExport
+from producer.zendesk.walk import Walk
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Connections, request budget and page size of one account. Use `open_source`."""
+    """Connections, request budget, page sizes and doubts of one account. Use `open_source`."""
 
     client: Client
     budget: Budget
-    page_size: PageSize
+    doubts: Doubts
+    time_size: PageSize
+    cursor_size: PageSize
+    by_cursor: bool
+    window: float
     stop: Stop
     tell: Observer
 
     @asynccontextmanager
-    async def export(self, guard: Callable[[], Awaitable[None]]) -> AsyncIterator[TimeExport]:
-        """A walk for one Kafka session; what it fetched ahead does not outlive it. `guard`: see `TimeExport`."""
-        walk = TimeExport(self.client, self.budget, self.page_size, guard, self.stop, self.tell)
+    async def export(self, guard: Callable[[], Awaitable[None]]) -> AsyncIterator[Walk]:
+        """A walk for one Kafka session; what it fetched ahead does not outlive it.
+
+        `guard` is awaited before every request and may raise.
+        """
+        asker = Asker(self.client, self.budget, guard, self.stop, self.tell)
+        late_rows = LateRows(self.window)
+        walk = Walk(
+            TimeExport(asker, self.time_size, self.doubts, late_rows),
+            CursorExport(asker, self.cursor_size, self.doubts, late_rows, stay=self.by_cursor),
+            late_rows,
+            self.doubts.notice,
+            self.tell,
+        )
         try:
             yield walk
         finally:
@@ -54,5 +75,16 @@ async def open_source(
             )
         )
     async with open_client(settings, tell) as client:
-        budget = Budget(requests_per_minute or zendesk.requests_per_minute, stop, tell)
-        yield Source(client, budget, PageSize(zendesk.page_size), stop, tell)
+        asked = requests_per_minute or zendesk.requests_per_minute
+        host = urlsplit(zendesk.base_url).hostname or ""
+        yield Source(
+            client,
+            Budget(10 if asked == "auto" else asked, stop, tell),
+            Doubts(frozenset({host, f"{zendesk.subdomain}.zendesk.com"}), Notices(tell)),
+            PageSize(zendesk.page_size),
+            PageSize(zendesk.page_size),
+            zendesk.export == "cursor",
+            zendesk.late_row_window,
+            stop,
+            tell,
+        )

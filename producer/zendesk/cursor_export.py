@@ -1,0 +1,128 @@
+"""Reads the cursor-based incremental export: the page behind a cursor, which passes any second however many tickets it has.
+
+Its rows come strictly in the order of (stamp, id), and its pages are never extended. The time-based position and its map
+are kept beside the cursor, so that a cursor that is refused costs nothing: the walk begins anew at the position's second.
+Only in a *pinned* second, which has more tickets than a map may hold, the order stands in for the map: all that is at or
+before the last row's (stamp, id) is handled.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from producer.errors import BadAnswer, BadRequest, Misconfigured, Pinned
+from producer.model import Cursor, Page, Position, Version
+from producer.zendesk.asker import Asker
+from producer.zendesk.boundary import Advance, advance, sift
+from producer.zendesk.client import Answer
+from producer.zendesk.doubts import Doubts
+from producer.zendesk.late_rows import LateRows
+from producer.zendesk.page import Slice, page_of, slice_page
+from producer.zendesk.page_size import PageSize
+from producer.zendesk.time_export import DAMAGED, TRIES
+
+
+@dataclass(frozen=True, slots=True)
+class CursorExport:
+    """For one Kafka session. `stay`: go on by cursor behind a pinned second, too."""
+
+    asker: Asker
+    size: PageSize
+    doubts: Doubts
+    late_rows: LateRows
+    stay: bool
+
+    async def page(self, position: Position) -> Page:
+        """The page behind the position's cursor; where it has none, or the API refuses it, from the position's second on.
+
+        Raises:
+            Pinned: answers that lead nowhere.
+            BadAnswer: the answer is not what the API promises.
+            Others: as from `Asker.ask`.
+        """
+        cursor, damaged = position.cursor or Cursor(None, position.end_time, None), 0
+        for _ in range(TRIES):
+            try:
+                answer, asked = await self._ask(cursor)
+            except (BadRequest, Misconfigured) as error:
+                # Which status a cursor is refused with is not on record. Were it something else, asking anew says so.
+                if cursor.value is None:
+                    raise
+                self.doubts.notice(
+                    "cursor_refused", f"the API refuses our cursor, its second is asked for anew: {error}"
+                )
+                cursor = replace(cursor, value=None)
+                continue
+            if answer.body is None:  # too recent: there is nothing yet from here on
+                return Page((), position, caught_up=True, server_time=answer.server_time)
+            cut = slice_page(answer.body)
+            if self.doubts.damaged(cut) and (damaged := damaged + 1) < DAMAGED:
+                continue
+            ended = self.doubts.ended(cut, asked)
+            if cut.rows:
+                floor = self.late_rows.floor(position, answer.server_time)
+                return read(position, cut, ended, answer, self.doubts, floor, stay=self.stay)
+            if ended:  # the cursor stays as it is: another one for the same place would be news to write down
+                return Page((), position, True, size=len(answer.body), server_time=answer.server_time)
+            if cut.cursor not in (None, cursor.value):
+                after = replace(position, cursor=replace(cursor, value=cut.cursor))
+                return Page((), after, False, size=len(answer.body), server_time=answer.server_time)
+        raise Pinned(f"{TRIES} answers without a ticket by cursor, and the stream did not end")
+
+    async def _ask(self, cursor: Cursor) -> tuple[Answer, int]:
+        where: dict[str, int | str] = (
+            {"start_time": cursor.second} if cursor.value is None else {"cursor": cursor.value}
+        )
+        return await self.asker.ask("incremental/tickets/cursor", where, self.size)
+
+
+def read(
+    position: Position, cut: Slice, ended: bool, answer: Answer, doubts: Doubts, floor: float, *, stay: bool
+) -> Page:
+    """Make a page of an answer with rows; pure, but for what `doubts` tells. `floor`: see `advance`, else `CursorExport.page`."""
+    doubts.look_at(cut)
+    if cut.cursor is None:
+        doubts.notice("null_cursor", "an answer with tickets has no cursor: the next one is asked for by its second")
+    cursor, rows = position.cursor, cut.rows
+    pinned: int | None = None
+    if cursor is not None and cursor.pinned:
+        _see_order(rows)
+        pinned = cursor.second if cursor.last_id is not None else rows[0].stamp
+        rows = [row for row in rows if (row.stamp, row.id) > cursor.passed]
+        if not rows:  # asked anew from the second's beginning, and not yet where we were
+            after = replace(position, cursor=replace(cursor, value=cut.cursor))
+            return page_of(answer, cut, sift(position, ()), position, after, ended)
+        floor = max(floor, pinned + 1)  # of the pinned second nothing is remembered
+    behind = Cursor(cut.cursor, rows[-1].stamp, rows[-1].id)
+    if behind.second == pinned:
+        step = _stay_pinned(position, rows, behind)
+    else:
+        try:
+            step = advance(position, rows, int(min(behind.second, doubts.in_order(rows))), floor)
+        except Pinned as error:
+            doubts.notice("pinned", f"{error}; it is read by cursor")
+            step = _stay_pinned(position, rows, behind)
+        else:
+            step = replace(step, position=replace(step.position, cursor=behind if stay and cut.cursor else None))
+    if step.shortened:
+        doubts.notice("late_row_window", f"too many tickets to look for late rows before {step.position.since}")
+    if not ended and step.position == position:
+        raise Pinned(f"{len(cut.rows):,} tickets by cursor, none of them new, and the stream did not end")
+    return page_of(answer, cut, step.sifted, position, step.position, ended)
+
+
+def _stay_pinned(position: Position, rows: Sequence[Version], behind: Cursor) -> Advance:
+    """Move within a second by the order alone; of the map stays what the cursor has yet to show."""
+    _see_order(rows)
+    boundary = {id_: seen for id_, seen in position.boundary.items() if (seen.stamp, id_) > behind.passed}
+    return Advance(sift(position, rows), Position(behind.second, boundary, cursor=replace(behind, pinned=True)))
+
+
+def _see_order(rows: Sequence[Version]) -> None:
+    for one, next_ in itertools.pairwise(rows):
+        if (one.stamp, one.id) >= (next_.stamp, next_.id):
+            raise BadAnswer(
+                f"the cursor export shows ticket {next_.id} behind {one.id} against its order in {one.stamp}"
+            )
