@@ -34,13 +34,14 @@ from producer.events import (
 from producer.model import Checkpoint, Page, Position, Version
 from producer.observers import fan_out
 from producer.observers.http import serve
-from producer.observers.log import HEARTBEAT, Log, configure
+from producer.observers.log import HEARTBEAT, PROGRESS, Log, configure
 from producer.observers.metrics import Metrics
 from producer.observers.status import GRACE, Status
 from producer.settings import HttpSettings, Settings, load_settings
 
 SERVER_NOW = 1_704_067_300.0
 END_TIME = 1_704_067_200  # 2024-01-01T00:00:00Z
+DAY = 86_400
 
 
 def settings(*overrides: str) -> Settings:
@@ -128,6 +129,17 @@ def caught_up(wait: float = 10) -> CaughtUp:
 
 def failed(error: BaseException, what: str = "session", wait: float = 2, attempt: int = 1) -> Retrying:
     return Retrying(what, error, wait, attempt)
+
+
+def backfilled(seconds: int) -> tuple[Event, Event]:
+    """A page of one ticket in a backfill that began a day ago, by which so many seconds of that day are walked."""
+    end_time = int(SERVER_NOW) - DAY + seconds
+    walked = Page((version(1, end_time),), Position(end_time), False, rows=1, server_time=SERVER_NOW)
+    after = checkpoint(end_time=end_time).replace(start=int(SERVER_NOW) - DAY)
+    return Fetched(walked), Committed(walked, after, 1, 7, 0.2)
+
+
+BACKFILL = Opened(checkpoint(end_time=int(SERVER_NOW) - DAY).replace(start=int(SERVER_NOW) - DAY), 0.5)
 
 
 def tell(observer: Status | Metrics | Log, *events: Event) -> None:
@@ -240,6 +252,30 @@ def test_the_snapshot_has_it_all_and_no_secret(status: Status, time: Time) -> No
     assert snapshot["counts"]["records_published"] == 1
 
 
+def test_a_backfill_tells_how_far_it_is_until_it_is_caught_up(status: Status, time: Time) -> None:
+    tell(status, BACKFILL)
+    assert status.snapshot()["backfill"] is None
+    for number in range(21):
+        tell(status, *backfilled(1000 + 100 * number))
+        time.now += 10
+    time.now -= 10
+    backfill = status.snapshot()["backfill"]
+    # The first ticket came after 1,000 s of the day. 2,000 s of history took 200 s, in which 20 tickets were read.
+    assert backfill["share"] == pytest.approx(2000 / (DAY - 1000), abs=0.001)
+    assert backfill["tickets_left"] == pytest.approx((DAY - 3000) / 100, rel=0.01)
+    assert backfill["tickets_per_minute"] == 6
+    assert backfill["eta_seconds"] == pytest.approx((DAY - 3000) / 9, rel=0.01)
+    assert backfill["eta_range"][0] < backfill["eta_seconds"] < backfill["eta_range"][1]
+    assert (backfill["sure"], backfill["assumes"]) == ("unsure", "tickets as dense, and read as fast, as so far")
+    assert json.loads(json.dumps(backfill)) == backfill
+    tell(status, failed(Unavailable("away")))
+    assert status.snapshot()["backfill"] is not None
+    tell(status, StandingBy("other/1/b", 30))
+    assert status.snapshot()["backfill"] is None
+    tell(status, Opened(status.checkpoint or checkpoint(), 0.5), caught_up())
+    assert status.snapshot()["backfill"] is None
+
+
 # --- metrics ---------------------------------------------------------------------------------------------------------
 
 
@@ -270,6 +306,8 @@ def test_counters_are_zero_before_anything_happened_and_unknown_moments_are_no_n
         assert before[name] == 0, name
     assert before["state[starting]"] == 1
     assert math.isnan(before["source_lag_seconds"])
+    assert math.isnan(before["backfill_share"])
+    assert math.isnan(before["backfill_eta_seconds"])
     assert math.isnan(before["last_successful_poll_timestamp_seconds"])
 
 
@@ -325,6 +363,22 @@ def test_every_moment_is_counted(status: Status) -> None:
         "state[starting]": 0,
     }
     assert {name: after[name] for name in expected} == expected
+
+
+def test_share_and_eta_of_a_backfill_are_metrics_while_it_lasts(status: Status, time: Time) -> None:
+    metrics = Metrics(status)
+    tell(status, BACKFILL, *backfilled(1))
+    assert samples(metrics)["backfill_share"] == 0
+    assert math.isnan(samples(metrics)["backfill_eta_seconds"])
+    for number in range(1, 21):
+        time.now += 10
+        tell(status, *backfilled(DAY // 40 * number))
+    during = samples(metrics)
+    assert during["backfill_share"] == pytest.approx(0.5, abs=0.002)
+    assert during["backfill_eta_seconds"] == pytest.approx(201, abs=1)  # 20 pages more, and what comes meanwhile
+    tell(status, caught_up())
+    assert math.isnan(samples(metrics)["backfill_share"])
+    assert math.isnan(samples(metrics)["backfill_eta_seconds"])
 
 
 @pytest.mark.parametrize(
@@ -436,6 +490,23 @@ class TestLog:
         time.now += HEARTBEAT
         (line,) = told.lines(caught_up(), caught_up())
         assert (line["message"], line["polls"]) == ("still caught up", 3)
+
+    def test_a_backfill_tells_how_far_it_is_at_most_every_half_minute(self, time: Time) -> None:
+        told = Told(time)
+        told(BACKFILL)
+        lines = []
+        for number in range(1, 21):
+            time.now += PROGRESS / 3
+            lines += told.lines(*backfilled(100 * number))
+        told_of = [line for line in lines if line["message"] == "backfilling"]
+        assert len(told_of) == 6
+        assert told_of[0]["sure"] == "too early to say"
+        last = told_of[-1]
+        assert (last["position"], last["sure"]) == ("2023-12-31T00:31:40Z", "unsure")
+        assert last["eta_range"][0] < last["eta_seconds"] < last["eta_range"][1]
+        time.now += 10 * PROGRESS
+        after = told.lines(caught_up(), *backfilled(DAY))
+        assert "backfilling" not in {line["message"] for line in after}
 
     def test_an_orderly_end_tells_the_position(self, time: Time) -> None:
         (line,) = Told(time).lines(Stopped(checkpoint(), None))

@@ -25,6 +25,7 @@ from producer.events import (
     Committed,
     Event,
     Fetched,
+    LateRow,
     Noticed,
     Opened,
     Retrying,
@@ -39,6 +40,9 @@ from producer.settings import Settings
 
 HEARTBEAT = 300.0
 """Seconds of quiet polls after which one of them is told at INFO."""
+
+PROGRESS = 30.0
+"""Seconds of a backfill between two lines that tell how far it is."""
 
 _SECRET_KEY = re.compile(r"authorization|password|token|secret|api_key", re.IGNORECASE)
 # C0 and C1 controls, line and paragraph separators, marks that turn the direction of text, halves of surrogate pairs.
@@ -136,7 +140,7 @@ def _cleaner(redact: Callable[[str], str]) -> Processor:
 
 
 class Log:
-    """An observer. Reads the lag from `status`, which must be told first. `monotonic` is given by tests."""
+    """An observer. Reads lag and progress from `status`, which must be told first. `monotonic` is given by tests."""
 
     def __init__(self, status: Status, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._status = status
@@ -149,6 +153,7 @@ class Log:
         self._told_at = monotonic()
         self._quiet_polls = 0
         self._behind = True
+        self._progress_due = self._told_at + PROGRESS
         self._standing_by_for: str | None = None
 
     def __call__(self, event: Event) -> None:
@@ -180,8 +185,16 @@ class Log:
                     holder=event.holder,
                     wait_seconds=round(event.wait, 1),
                 )
+            case LateRow():
+                self._log.warning(
+                    "late row: a ticket appeared behind the position",
+                    ticket=event.id,
+                    stamp=utc(event.stamp),
+                    position=utc(event.end_time),
+                    seconds_late=None if event.server_time is None else round(event.server_time - event.stamp - 60),
+                )
             case Noticed():
-                self._log.warning(event.text, kind=event.kind)
+                (self._log.debug if event.again else self._log.warning)(event.text, kind=event.kind)
             case Stopped():
                 self._stopped(event)
             case Waiting():
@@ -216,6 +229,9 @@ class Log:
             seconds=round(event.seconds, 3),
         )
         self._behind = self._behind or not event.page.caught_up
+        if self._monotonic() >= self._progress_due and (backfill := self._status.backfill()) is not None:
+            self._info("backfilling", **_place(event.checkpoint), **backfill.fields())
+            self._progress_due = self._told_at + PROGRESS
 
     def _caught_up(self, event: CaughtUp) -> None:
         self._quiet_polls += 1
@@ -226,6 +242,7 @@ class Log:
         else:
             self._log.debug("nothing new", **_place(event.checkpoint), wait_seconds=round(event.wait, 1))
         self._behind = False
+        self._progress_due = self._monotonic() + PROGRESS  # a poll of two pages is not worth such a line
 
     def _stopped(self, event: Stopped) -> None:
         place = _place(event.checkpoint) if event.checkpoint else {}

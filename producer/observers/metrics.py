@@ -65,6 +65,7 @@ class Metrics:
         self._tickets_read = self._counter("tickets_read_total", "Rows in the API's answers")
         self._tickets_published = self._counter("tickets_published_total", "Ticket versions committed", "op")
         self._tickets_skipped = self._counter("tickets_skipped_total", "Rows that are no news", "reason")
+        self._tickets_late = self._counter("tickets_late_total", "Tickets that appeared behind the position, published")
         self._tickets_unstamped = self._counter("tickets_unstamped_total", "Rows without generated_timestamp")
         self._records = self._counter("records_published_total", "Kafka records committed, tombstones included")
         self._bytes = self._counter("published_bytes_total", "Bytes of the committed records' values")
@@ -126,6 +127,7 @@ class Metrics:
                 self._tickets_read.inc(page.rows)
                 self._tickets_skipped.labels("repeated").inc(page.repeated)
                 self._tickets_skipped.labels("stale").inc(page.stale)
+                self._tickets_late.inc(page.late)
                 self._tickets_unstamped.inc(page.unstamped)
                 self._page_tickets.observe(page.rows)
                 self._page_bytes.observe(page.size)
@@ -162,6 +164,12 @@ class Metrics:
         def position() -> float | None:
             return status.checkpoint.end_time if status.checkpoint else None
 
+        def share() -> float | None:
+            return backfill.share if (backfill := status.backfill()) else None
+
+        def eta() -> float | None:
+            return backfill.eta if (backfill := status.backfill()) else None
+
         Info(f"{_NAMESPACE}_build", "What runs", registry=self.registry).info(
             {"version": __version__, "python": platform.python_version()}
         )
@@ -178,6 +186,12 @@ class Metrics:
             self._gauge("last_commit_timestamp_seconds", "When a page was last committed"), lambda: status.last_commit
         )
         _show(self._gauge("backfill_active", "1 while the API has more to give"), lambda: status.state == "backfilling")
+        _show(self._gauge("backfill_share", "Part of the account's time that is done; only while backfilling"), share)
+        _show(self._gauge("backfill_eta_seconds", "Until caught up, as /status explains; only while backfilling"), eta)
+        _show(
+            self._gauge("pinned", "1 while a second is read by cursor that the time-based export does not move past"),
+            lambda: status.checkpoint is not None and status.checkpoint.pinned,
+        )
         _show(self._gauge("alive", "1 while /livez says yes"), lambda: bool(status.alive()))
         _show(self._gauge("ready", "1 while /readyz says yes"), lambda: bool(status.ready()))
 

@@ -25,6 +25,7 @@ from producer.events import (
     Waiting,
 )
 from producer.model import Checkpoint
+from producer.observers.progress import Estimate, Progress
 from producer.settings import Settings
 
 State = Literal["starting", "backfilling", "caught_up", "retrying", "blocked", "standing_by", "stopped"]
@@ -77,6 +78,7 @@ class Status:
         self._last_poll: float | None = None
         self._last_commit: float | None = None
         self._server_clock: tuple[float, float] | None = None
+        self._progress = Progress()
         self._counts = dict.fromkeys(
             (
                 "requests",
@@ -104,6 +106,7 @@ class Status:
                 self._caught_up_until = None
                 self._poll_due = now
                 self.checkpoint = event.checkpoint
+                self._progress.resume(event.checkpoint)
             case Waiting():
                 self._poll_due = now + wait
             case Answered():
@@ -116,6 +119,7 @@ class Status:
                 self._succeeded()
                 self.checkpoint = event.checkpoint
                 self._caught_up_until = now if event.page.caught_up else None
+                self._progress.walk(now, event.page)
                 self._last_commit = self._clock()
                 self._counts["pages"] += 1
                 self._counts["records_published"] += event.records
@@ -125,6 +129,7 @@ class Status:
                 self._polled(now, event.server_time)
                 self.checkpoint = event.checkpoint
                 self._caught_up_until = self._poll_due = now + wait
+                self._progress.rest()
             case Retrying():
                 self._failure = event
                 self._failing_since = now if self._failing_since is None else self._failing_since
@@ -192,11 +197,20 @@ class Status:
             return max(0.0, self._monotonic() - self._caught_up_until)
         if self.checkpoint is None or self.checkpoint.end_time is None:
             return None
-        now = self._clock()
-        if self._server_clock is not None:
-            told, at = self._server_clock
-            now = told + self._monotonic() - at
-        return max(0.0, now - self.checkpoint.end_time)
+        return max(0.0, self._server_now() - self.checkpoint.end_time)
+
+    def backfill(self) -> Estimate | None:
+        """How far the backfill is; None when there is none: before its first page, caught up, or another instance's."""
+        if self.state not in ("backfilling", "retrying", "blocked"):
+            return None
+        return self._progress.estimate(self._monotonic(), self._server_now())
+
+    def _server_now(self) -> float:
+        """The API's clock as far as it has told, or ours, in Unix seconds."""
+        if self._server_clock is None:
+            return self._clock()
+        told, at = self._server_clock
+        return told + self._monotonic() - at
 
     def alive(self) -> Verdict:
         """Whether the loop moves: an event came within the last announced wait and GRACE seconds."""
@@ -225,7 +239,7 @@ class Status:
 
     def snapshot(self) -> dict[str, Any]:
         """All of it, as JSON values; moments as dates, the position also in Unix seconds."""
-        checkpoint, lag = self.checkpoint, self.lag()
+        checkpoint, lag, backfill = self.checkpoint, self.lag(), self.backfill()
         end_time = checkpoint.end_time if checkpoint else None
         return {
             "account": self._account,
@@ -237,9 +251,11 @@ class Status:
             "reasons": [*self.alive().reasons, *self.ready().reasons],
             "uptime_seconds": round(self._monotonic() - self._began, 1),
             "position": None if end_time is None else {"unix_seconds": end_time, "date": utc(end_time)},
+            "pinned": checkpoint is not None and checkpoint.pinned,
             "generation": checkpoint.generation if checkpoint else None,
             "seq": checkpoint.seq if checkpoint else None,
             "lag_seconds": None if lag is None else round(lag, 1),
+            "backfill": None if backfill is None else backfill.fields(),
             "last_poll": None if self._last_poll is None else utc(self._last_poll),
             "last_commit": None if self._last_commit is None else utc(self._last_commit),
             "last_error": self._last_error,
