@@ -53,6 +53,12 @@ def meaning(error: BaseException, doing: str) -> ProducerError:
             )
         if right := _missing_right(cause):
             return Refused(f"Kafka: could not {doing}: {_text(cause)}", hint=f"grant the ACL {right}")
+        if isinstance(cause, kafka.InvalidTimestampError):
+            return SessionOver(
+                f"Kafka: could not {doing}: {_text(cause)}",
+                hint="a topic refuses records by the clock of this host: set it right, or give the topic "
+                "message.timestamp.type=LogAppendTime, as the topics have that we create",
+            )
     shown = next((cause for cause in causes(error) if not _is_wrapper(cause)), error)
     return SessionOver(f"Kafka: could not {doing}: {_text(shown)}")
 

@@ -18,6 +18,8 @@ from producer.kafka.failures import ASK, within
 from producer.settings import KafkaSettings, TopicsSettings
 
 _WEEK_MS = str(7 * 24 * 3600 * 1000)
+# Brokers refuse records an hour ahead of their own clock, and ours may be wrong; compaction lags go by it as well.
+_BY_BROKERS_CLOCK = {"message.timestamp.type": "LogAppendTime"}
 _TICKETS_BYTES = 8 * 1024 * 1024
 _LEAST_BYTES = BATCH_BYTES + 48_588  # the broker's default of 1,048,588: a full batch that does not compress must fit
 
@@ -59,6 +61,7 @@ def plans(topics: TopicsSettings) -> tuple[Plan, ...]:
                 "min.compaction.lag.ms": _WEEK_MS,
                 "delete.retention.ms": _WEEK_MS,
                 "max.message.bytes": str(_TICKETS_BYTES),
+                **_BY_BROKERS_CLOCK,
             },
         ),
         # Small segments and an eager cleaner: the topic is read at every start, and holds one record per account of worth.
@@ -71,6 +74,7 @@ def plans(topics: TopicsSettings) -> tuple[Plan, ...]:
                 "segment.ms": str(24 * 3600 * 1000),
                 "min.cleanable.dirty.ratio": "0.1",
                 "max.compaction.lag.ms": str(24 * 3600 * 1000),
+                **_BY_BROKERS_CLOCK,
             },
         ),
         Plan(
@@ -80,6 +84,7 @@ def plans(topics: TopicsSettings) -> tuple[Plan, ...]:
                 "cleanup.policy": "delete",
                 "retention.ms": str(30 * 24 * 3600 * 1000),
                 "max.message.bytes": str(_TICKETS_BYTES),
+                **_BY_BROKERS_CLOCK,
             },
         ),
     )
