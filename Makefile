@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 KEEP ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help python kafka demo test test-containers bench lint broker simulate lock clean
+.PHONY: help python kafka demo test test-containers bench bench-budget bench-backfill bench-pinned lint broker simulate lock clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,15 @@ test-containers: $(VENV)/.ready ## The image, the compose file and the broker by
 
 bench: kafka $(VENV)/.ready ## What it costs beside a bare loop; exit code 1 when a goal is missed (docs/performance.md)
 	@$(BIN)/python -m tests.bench
+
+bench-backfill: kafka $(VENV)/.ready ## Ten million small tickets, stopped and killed on the way, each looked for (docs/performance.md)
+	@$(BIN)/python -m tests.bench.backfill
+
+bench-pinned: kafka $(VENV)/.ready ## Seconds with up to 100,000 tickets: in how much memory they are passed (docs/performance.md)
+	@$(BIN)/python -m tests.bench.pinned
+
+bench-budget: kafka $(VENV)/.ready ## The request budget: used up, never exceeded, across a restart (docs/performance.md)
+	@$(BIN)/python -m tests.bench.budget
 
 lint: $(VENV)/.ready ## ruff and mypy --strict
 	$(BIN)/ruff check .

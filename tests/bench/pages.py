@@ -66,8 +66,8 @@ def build() -> list[bytes]:
 
 def _page(bodies: Bodies, ids: list[int], number: int, dice: random.Random) -> bytes:
     begin, end = _BEGIN + number * TICKETS, _BEGIN + (number + 1) * TICKETS
-    tickets = [_ticket(bodies, id, stamp, dice) for id, stamp in zip(ids, range(begin, end), strict=True)]
-    # `end_time` is beyond the last row, as on pages that share one second: an inclusive start repeats nothing then.
+    tickets = [_ticket(bodies, id, stamp, dice) for id, stamp in zip(ids, range(begin + 1, end + 1), strict=True)]
+    # `end_time` is the last row's stamp, and yet the page from there on does not repeat it: pages are to be alike.
     envelope = {"count": TICKETS, "end_of_stream": number == PAGES - 1, "next_page": None, "end_time": end}
     packer = zlib.compressobj(wbits=31)
     return packer.compress(b'{"tickets":[' + b",".join(tickets) + b"]," + orjson.dumps(envelope)[1:]) + packer.flush()
