@@ -137,7 +137,8 @@ class Checkpoint:
 
     Written in the same transaction as the page that it covers. The fields are those of the design, section 4; `ends`
     has, per partition of the tickets topic, the offset after our last append. `end_time` is None after a
-    `checkpoint reset`; `since` and `cursor` are those of a Position. `unknown` keeps the fields of newer programs, so that writing them back loses nothing.
+    `checkpoint reset`; `since` and `cursor` are those of a Position. `first` is the stamp of the history's first ticket, for
+    telling how much of it is done. `unknown` keeps the fields of newer programs, so that writing them back loses nothing.
     """
 
     account: str
@@ -155,6 +156,7 @@ class Checkpoint:
     boundary: Mapping[int, Seen] = field(default_factory=dict, repr=False)
     skipped: tuple[tuple[int, int], ...] = ()
     since: int | None = None
+    first: int | None = None
     caught_up: tuple[float, int] | None = None
     cursor: Cursor | None = None
     written_at: str = ""
@@ -182,6 +184,7 @@ class Checkpoint:
             boundary=page.position.boundary,
             since=page.position.since,
             cursor=page.position.cursor,
+            first=page.versions[0].stamp if self.first is None and page.versions else self.first,
             skipped=_less(self.skipped, self.position.end_time, end_time),
             caught_up=(page.server_time, end_time) if page.caught_up and page.server_time else self.caught_up,
         )
@@ -214,6 +217,7 @@ class Checkpoint:
             "seq": self.seq,
             "instance": self.instance,
             "from": self.start,
+            "first": self.first,
             "skipped": self.skipped,
             "end_time": self.end_time,
             "cursor": None
@@ -279,6 +283,7 @@ class Checkpoint:
             seq=seq,
             instance=str(raw["instance"]),
             start=_integer(raw["from"]),
+            first=None if raw.get("first") is None else _integer(raw["first"]),
             end_time=end_time,
             boundary={
                 int(id_): Seen(_integer(stamp), str(digest), str(content))
@@ -295,7 +300,7 @@ class Checkpoint:
 
 
 _KNOWN = frozenset(
-    "format min_reader account stream tickets dead_letters checkpoints generation seq instance from skipped end_time cursor "
+    "format min_reader account stream tickets dead_letters checkpoints generation seq instance from first skipped end_time cursor "
     "boundary late_rows caught_up written_at program".split()
 )
 

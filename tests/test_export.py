@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from producer import retry
+from producer.errors import BadAnswer, Pinned
 from producer.events import CaughtUp, Event, LateRow, Noticed, Retrying
 from producer.sandbox.broker import Cluster
 from producer.sandbox.zendesk import Account, Clock, Fault, Limits, Rules, Scenario, Simulator
@@ -211,6 +212,18 @@ async def test_other_content_under_the_same_stamp_is_published_as_well(
         await once(settings)
     assert len(reader.messages()) == len(account) + 1
     assert faults(reader.messages(), account.versions()) == []
+
+
+@pytest.mark.parametrize("more", [(), BY_CURSOR, ("zendesk.late_row_window=0",)])
+async def test_the_same_page_for_ever_stops_the_account_loudly_and_repeats_nothing(
+    more: tuple[str, ...], account: Account, clock: Clock, kafka: Cluster, names: dict[str, str], reader: Reader
+) -> None:
+    async with scene(Scene(script=(Fault("same_page"),)), account, clock, kafka, names, *more) as (_, settings):
+        run = Run(settings)
+        await until(lambda: run.told(Retrying) > 1)
+        await run.end()
+    assert {type(event.error) for event in run.events if isinstance(event, Retrying)} <= {Pinned, BadAnswer}
+    assert [fault for fault in faults(reader.messages(), account.versions()) if "missing" not in fault] == []
 
 
 # Late rows

@@ -11,17 +11,28 @@ from hypothesis import strategies as st
 
 from producer.errors import Misconfigured
 from producer.kafka.batches import BATCH_BYTES, into_batches, partition_of
-from producer.model import Checkpoint, Position, Record, Seen
+from producer.model import Checkpoint, Cursor, Position, Record, Seen
+from producer.zendesk.boundary import REMEMBERED
 from tests.test_boundary import checkpoint
 
 seen = st.builds(Seen, st.integers(0, 2**33), st.text(max_size=16), st.text(max_size=16))
-positions = st.builds(Position, st.integers(0, 2**33), st.dictionaries(st.integers(1, 2**53), seen, max_size=5))
+seconds, ids = st.integers(0, 2**33), st.integers(1, 2**53)
+cursors = st.builds(Cursor, st.none() | st.text(max_size=40), seconds, st.none() | ids, st.booleans())
+positions = st.builds(Position, seconds, st.dictionaries(ids, seen, max_size=5), seconds, st.none() | cursors)
 
 
-@given(positions)
-def test_a_checkpoint_comes_back_as_it_was_written(position: Position) -> None:
-    written = checkpoint(position).replace(skipped=((1, 2),), caught_up=(5.0, 4))
-    assert Checkpoint.from_bytes(written.to_bytes()) == written
+@given(positions, st.none() | seconds)
+def test_a_checkpoint_comes_back_as_it_was_written(position: Position, first: int | None) -> None:
+    written = checkpoint(position).replace(skipped=((1, 2),), caught_up=(5.0, 4), first=first)
+    again = Checkpoint.from_bytes(written.to_bytes())
+    assert again == written
+    assert again.position == position
+
+
+def test_a_full_map_of_the_longest_ids_fits_into_half_a_megabyte() -> None:
+    boundary = {2**63 - n: Seen(2**33, "f" * 16, "f" * 16) for n in range(REMEMBERED)}
+    cursor = Cursor("c" * 500, 2**33, 2**63 - 1, pinned=True)
+    assert len(checkpoint(Position(2**33, boundary, 0, cursor)).to_bytes()) < 512 * 1024
 
 
 def test_fields_of_newer_programs_are_kept() -> None:
@@ -31,8 +42,10 @@ def test_fields_of_newer_programs_are_kept() -> None:
 
 
 def test_what_was_written_for_another_position_is_void() -> None:
-    raw = orjson.loads(checkpoint(Position(1)).replace(caught_up=(5.0, 1)).to_bytes())
-    assert Checkpoint.from_bytes(orjson.dumps({**raw, "seq": 99})).caught_up is None
+    raw = orjson.loads(checkpoint(Position(9, since=1)).replace(caught_up=(5.0, 1)).to_bytes())
+    moved_on = Checkpoint.from_bytes(orjson.dumps({**raw, "seq": 99}))
+    assert moved_on.caught_up is None
+    assert moved_on.position.since == 9
 
 
 @pytest.mark.parametrize("value", [b"", b"nonsense", b"[]", b"{}", b'{"min_reader":1}'])

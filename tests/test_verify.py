@@ -24,7 +24,7 @@ from producer.kafka.batches import partition_of
 from producer.model import Record, Version
 from producer.records import Records
 from producer.sandbox.broker import Cluster
-from producer.sandbox.zendesk import Account, Clock, Limits, Simulator
+from producer.sandbox.zendesk import Account, Clock, Limits, Rules, Simulator
 from producer.settings import Settings, load_settings
 from producer.stop import Stop
 from producer.verify import Verdict, verify
@@ -451,3 +451,25 @@ async def test_truth_and_api_agree_on_a_history_of_full_seconds(
         verdicts = [await judged(settings, truth) for truth in (None, "off")]
     assert [wrong(verdict) for verdict in verdicts] == [{}, {}]
     assert verdicts[0].required == verdicts[1].required > 0
+
+
+@pytest.mark.parametrize(
+    ("rules", "more"),
+    [
+        (Rules(stuck=True), ()),
+        (Rules(), ("zendesk.max_response_bytes=200KiB",)),
+        (Rules(stuck=True), ("zendesk.export=cursor",)),
+    ],
+)
+async def test_the_api_is_read_past_seconds_that_the_time_based_export_does_not_leave(
+    rules: Rules, more: tuple[str, ...], account: Account, clock: Clock, kafka: Cluster, names: dict[str, str]
+) -> None:
+    begin = int(clock.now()) - 1_000
+    for number in range(400):
+        account.put(begin + number // 90, id=1 + number)
+    async with Simulator(account, clock=clock, limits=Limits.unlimited(), rules=rules) as zendesk:
+        settings = load_settings(overrides=[*joined(kafka, zendesk, names), "zendesk.page_size=20", *more])
+        await publish(settings)
+        verdicts = [await judged(settings, truth) for truth in (None, "off")]
+    assert [wrong(verdict) for verdict in verdicts] == [{}, {}]
+    assert verdicts[0].required == verdicts[1].required >= 360

@@ -86,6 +86,8 @@ class Progress:
         if checkpoint.start != self._start:
             self._start = checkpoint.start
             self._first = checkpoint.start if checkpoint.start >= _FOUNDED else None
+        if checkpoint.first is not None:
+            self._first = checkpoint.first
         if checkpoint.end_time != self._position:
             self._position = checkpoint.end_time
             self._end()

@@ -6,8 +6,6 @@ wrong is an error. README, "What the export does, and what we do about it", has 
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from producer.dates import utc
 from producer.errors import BadAnswer
 from producer.events import Noticed, Observer
@@ -46,9 +44,8 @@ class Doubts:
 
     def look_at(self, cut: Slice) -> None:
         """Tell of what is odd but harms nothing, since every row is judged by itself and no link is followed."""
-        host = urlsplit(cut.next_url).hostname if cut.next_url else None
-        if host is not None and host not in self._hosts:
-            self.notice("next_page", f"the next page is said to be at {host}: links are never followed")
+        if cut.next_host is not None and cut.next_host not in self._hosts:
+            self.notice("next_page", f"the next page is said to be at {cut.next_host}: links are never followed")
         if len({row.id for row in cut.rows}) < len(cut.rows):
             self.notice(
                 "duplicate_ids", "an answer shows a ticket more than once: each version of it is published once"

@@ -6,6 +6,8 @@ import hashlib
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -16,15 +18,15 @@ from producer.zendesk.client import Answer
 
 
 class _Envelope(msgspec.Struct):
-    """The answer's own fields, of both exports."""
+    """The answer's own fields, of both exports. What nothing hangs on may be of any type."""
 
     tickets: list[msgspec.Raw]
-    count: int | None = None
+    count: Any = None
     end_of_stream: bool | None = None
     end_time: int | None = None
-    next_page: str | None = None
+    next_page: Any = None
     after_cursor: str | None = None
-    after_url: str | None = None
+    after_url: Any = None
 
 
 class _Head(msgspec.Struct):
@@ -51,7 +53,8 @@ _LONE_SURROGATE = re.compile(
 class Slice:
     """An answer, taken apart: its rows in order, and what the API says of the stream (None: nothing).
 
-    `end_time` is of the time-based export, `cursor` of the cursor export, and `next_url` of either.
+    `end_time` is of the time-based export, `cursor` of the cursor export; `next_host` is the host of the link to what comes
+    next, of either.
     """
 
     rows: list[Version]
@@ -59,7 +62,7 @@ class Slice:
     ended: bool | None
     end_time: int | None
     cursor: str | None
-    next_url: str | None
+    next_host: str | None
 
 
 def slice_page(body: bytes | bytearray) -> Slice:
@@ -76,12 +79,19 @@ def slice_page(body: bytes | bytearray) -> Slice:
         raise BadAnswer(f"the page cannot be read: {_diagnose(body, error)}") from None
     return Slice(
         [_row(index, raw) for index, raw in enumerate(envelope.tickets)],
-        envelope.count,
+        envelope.count if type(envelope.count) is int else None,
         envelope.end_of_stream,
         envelope.end_time,
         envelope.after_cursor,
-        envelope.next_page or envelope.after_url,
+        _host(envelope.next_page or envelope.after_url),
     )
+
+
+def _host(url: Any) -> str | None:
+    try:
+        return urlsplit(url).hostname if isinstance(url, str) else None
+    except ValueError:
+        return None
 
 
 def page_of(answer: Answer, cut: Slice, sifted: Sifted, before: Position, after: Position, caught_up: bool) -> Page:
