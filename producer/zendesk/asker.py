@@ -60,7 +60,6 @@ class Asker:
                 await self.budget.turn()
                 await self.guard()
                 answer = await self.client.get(path, {**where, "per_page": tickets})
-        self.budget.hear(answer.headers)
         return answer
 
     async def _settle(self, start_time: int) -> None:

@@ -14,7 +14,7 @@ import aiohttp
 
 from producer import __version__
 from producer.errors import BadAnswer, Misconfigured, ProducerError, Refused, TooLarge, Unavailable
-from producer.events import Answered, Noticed, Observer
+from producer.events import Answered, Observer
 from producer.settings import Settings
 from producer.zendesk import answers
 from producer.zendesk.auth import authorization
@@ -49,11 +49,8 @@ class Client:
     Its `budget` is told of every request sent, and of every answer's headers.
     """
 
-    def __init__(
-        self, settings: Settings, session: aiohttp.ClientSession, tell: Observer, budget: Budget | None
-    ) -> None:
+    def __init__(self, settings: Settings, session: aiohttp.ClientSession, tell: Observer, budget: Budget) -> None:
         self.clock = ServerClock()
-        self._noticed: set[str] = set()
         self._zendesk = settings.zendesk
         self._redact = settings.redact
         self._session = session
@@ -104,16 +101,9 @@ class Client:
                 f"{self._zendesk.base_url} after {time.monotonic() - attempt.began:.1f} s: {self._redact(what)}"
             ) from None
 
-    def notice(self, kind: str, text: str) -> None:
-        """Tell something odd about this account's answers, once per process."""
-        if kind not in self._noticed:
-            self._noticed.add(kind)
-            self._tell(Noticed(kind, text))
-
     async def _take(self, response: aiohttp.ClientResponse, attempt: _Attempt) -> Answer:
         headers = response.headers
-        if self._budget is not None:
-            self._budget.hear(headers)
+        self._budget.hear(headers)
         server_time = self.clock.hear(headers.get("Date"))
         ok = response.status == 200
         body = bytearray()
@@ -147,7 +137,7 @@ class Client:
 
 
 @asynccontextmanager
-async def open_client(settings: Settings, tell: Observer, budget: Budget | None = None) -> AsyncIterator[Client]:
+async def open_client(settings: Settings, tell: Observer, budget: Budget) -> AsyncIterator[Client]:
     """A client for the process's lifetime, with a connection pool of its own. Before each `get` a turn of `budget` is due.
 
     Raises:
@@ -167,12 +157,11 @@ async def open_client(settings: Settings, tell: Observer, budget: Budget | None 
         yield Client(settings, session, tell, budget)
 
 
-def _at_sending(budget: Budget | None) -> aiohttp.TraceConfig:
+def _at_sending(budget: Budget) -> aiohttp.TraceConfig:
     """Holds every request, its connection made, until `budget` lets it go: connecting may take long, or no time at all."""
 
     async def sending(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
-        if budget is not None:
-            await budget.sending()
+        await budget.sending()
         context.trace_request_ctx.began = time.monotonic()
 
     trace = aiohttp.TraceConfig()

@@ -74,12 +74,12 @@ async def open_source(
                 "(zendesk.access_token)",
             )
         )
-    async with open_client(settings, tell) as client:
-        asked = requests_per_minute or zendesk.requests_per_minute
+    budget = Budget(requests_per_minute or zendesk.requests_per_minute, stop, tell, zendesk.left_to_others)
+    async with open_client(settings, tell, budget) as client:
         host = urlsplit(zendesk.base_url).hostname or ""
         yield Source(
             client,
-            Budget(10 if asked == "auto" else asked, stop, tell),
+            budget,
             Doubts(frozenset({host, f"{zendesk.subdomain}.zendesk.com"}), Notices(tell)),
             PageSize(zendesk.page_size),
             PageSize(zendesk.page_size),
