@@ -99,6 +99,9 @@ SCENES: dict[str, Scene] = {
         script=(Fault("duplicate_ids"),), overrides=BY_CURSOR, said=frozenset({"duplicate_ids"})
     ),
     "the same page again and again": Scene(script=(Fault("same_page", requests=(2, 3, 4)),)),
+    "a ticket before the start_time, by cursor": Scene(
+        script=(Fault("before_start_time", requests=(3,)),), overrides=BY_CURSOR
+    ),
     "a ticket before the start_time": Scene(script=(Fault("before_start_time", requests=(3,)),)),
 }
 
@@ -214,11 +217,27 @@ async def test_other_content_under_the_same_stamp_is_published_as_well(
     assert faults(reader.messages(), account.versions()) == []
 
 
-@pytest.mark.parametrize("more", [(), BY_CURSOR, ("zendesk.late_row_window=0",)])
+@pytest.mark.parametrize(
+    ("rules", "script", "more"),
+    [
+        (Rules(), [Fault("same_page")], ()),
+        (Rules(), [Fault("same_page")], BY_CURSOR),
+        (Rules(), [Fault("same_page")], ("zendesk.late_row_window=0",)),
+        (Rules(stuck=True), [Fault("null_cursor")], ()),  # from the crowded second's beginning, again and again
+    ],
+)
 async def test_the_same_page_for_ever_stops_the_account_loudly_and_repeats_nothing(
-    more: tuple[str, ...], account: Account, clock: Clock, kafka: Cluster, names: dict[str, str], reader: Reader
+    rules: Rules,
+    script: list[Fault],
+    more: tuple[str, ...],
+    account: Account,
+    clock: Clock,
+    kafka: Cluster,
+    names: dict[str, str],
+    reader: Reader,
 ) -> None:
-    async with scene(Scene(script=(Fault("same_page"),)), account, clock, kafka, names, *more) as (_, settings):
+    play = Scene(rules, tuple(script), tickets=crowded)
+    async with scene(play, account, clock, kafka, names, *more) as (_, settings):
         run = Run(settings)
         await until(lambda: run.told(Retrying) > 1)
         await run.end()

@@ -85,32 +85,47 @@ def read(
     doubts.look_at(cut)
     if cut.cursor is None:
         doubts.notice("null_cursor", "an answer with tickets has no cursor: the next one is asked for by its second")
-    cursor, rows = position.cursor, cut.rows
-    pinned: int | None = None
+    cursor, rows, pinned = position.cursor, cut.rows, None
     if cursor is not None and cursor.pinned:
+        doubts.in_range(cursor.second, cursor.second, rows)
         _see_order(rows)
         pinned = cursor.second if cursor.last_id is not None else rows[0].stamp
         rows = [row for row in rows if (row.stamp, row.id) > cursor.passed]
-        if not rows:  # asked anew from the second's beginning, and not yet where we were
-            after = replace(position, cursor=replace(cursor, value=cut.cursor))
-            return page_of(answer, cut, sift(position, ()), position, after, ended)
-        floor = max(floor, pinned + 1)  # of the pinned second nothing is remembered
-    behind = Cursor(cut.cursor, rows[-1].stamp, rows[-1].id)
-    if behind.second == pinned:
-        step = _stay_pinned(position, rows, behind)
     else:
-        try:
-            step = advance(position, rows, int(min(behind.second, doubts.in_order(rows))), floor)
-        except Pinned as error:
-            doubts.notice("pinned", f"{error}; it is read by cursor")
-            step = _stay_pinned(position, rows, behind)
-        else:
-            step = replace(step, position=replace(step.position, cursor=behind if stay and cut.cursor else None))
+        doubts.in_range(position.since, position.end_time, rows)
+    step = _step(position, cut.cursor, rows, pinned, doubts, floor, stay=stay)
     if step.shortened:
         doubts.notice("late_row_window", f"too many tickets to look for late rows before {step.position.since}")
     if not ended and step.position == position:
         raise Pinned(f"{len(cut.rows):,} tickets by cursor, none of them new, and the stream did not end")
     return page_of(answer, cut, step.sifted, position, step.position, ended)
+
+
+def _step(
+    position: Position,
+    value: str | None,
+    rows: Sequence[Version],
+    pinned: int | None,
+    doubts: Doubts,
+    floor: float,
+    *,
+    stay: bool,
+) -> Advance:
+    """Where `rows` lead, behind which the API's cursor is `value`; `pinned` is the second that is being read by order."""
+    if not rows:  # asked anew from the pinned second's beginning, and not yet where we were
+        assert position.cursor is not None
+        return Advance(sift(position, ()), replace(position, cursor=replace(position.cursor, value=value)))
+    behind = Cursor(value, rows[-1].stamp, rows[-1].id)
+    if behind.second != pinned:
+        end_time = max(position.end_time, int(min(behind.second, doubts.in_order(rows))))
+        try:
+            # Of a pinned second nothing is remembered, so looks back begin behind it.
+            step = advance(position, rows, end_time, floor if pinned is None else max(floor, pinned + 1))
+        except Pinned as error:
+            doubts.notice("pinned", f"{error}; it is read by cursor")
+        else:
+            return replace(step, position=replace(step.position, cursor=behind if stay and value else None))
+    return _stay_pinned(position, rows, behind)
 
 
 def _stay_pinned(position: Position, rows: Sequence[Version], behind: Cursor) -> Advance:

@@ -6,6 +6,8 @@ wrong is an error. README, "What the export does, and what we do about it", has 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from producer.dates import utc
 from producer.errors import BadAnswer
 from producer.events import Noticed, Observer
@@ -79,7 +81,7 @@ class Doubts:
         stamps = [row.stamp for row in cut.rows if row.stamped]
         if not stamps:
             return max(start, cut.end_time or start)
-        self._in_range(since, start, cut.rows)
+        self.in_range(since, start, cut.rows)
         last = max(stamps)
         end_time = last if cut.end_time is None else cut.end_time
         if end_time < start:
@@ -96,7 +98,7 @@ class Doubts:
             end_time = last
         return max(start, int(min(end_time, self.in_order(cut.rows))))
 
-    def in_order(self, rows: list[Version]) -> float:
+    def in_order(self, rows: Sequence[Version]) -> float:
         """The stamp up to which the rows are in the API's order, ascending: that of the earliest row behind a later one."""
         highest, limit = -1, float("inf")
         for row in rows:
@@ -108,7 +110,12 @@ class Doubts:
             self.notice("order", "an answer is not in the order of its stamps: what comes out of order is read again")
         return limit
 
-    def _in_range(self, since: int, start: int, rows: list[Version]) -> None:
+    def in_range(self, since: int, start: int, rows: Sequence[Version]) -> None:
+        """See that no row is stamped before `since`; one before `start` is told.
+
+        Raises:
+            BadAnswer: there is one, and nobody can tell whether it was published.
+        """
         for row in rows:
             if row.stamped and row.stamp < start:
                 if row.stamp < since:
@@ -116,6 +123,4 @@ class Doubts:
                         f"ticket {row.id} is stamped {row.stamp} in an answer from {start}: whether it was published is not "
                         "known any more"
                     )
-                self.notice(
-                    "before_start_time", f"a ticket stamped before the start_time {utc(start)}: judged by itself"
-                )
+                self.notice("before_start_time", f"a ticket stamped before the second {utc(start)}: judged by itself")
