@@ -26,6 +26,7 @@ from confluent_kafka import admin as confluent_admin
 from cryptography.hazmat.primitives import serialization
 
 from producer.sandbox.broker import BrokerError, Cluster, MissingPrerequisite, Security, check_prerequisites, provision
+from tests.proxy import Proxy
 
 acl: Any = confluent_admin  # re-exports the ACL names in a way that type checkers do not follow
 
@@ -134,24 +135,25 @@ async def test_a_frozen_broker_answers_only_after_the_thaw(cluster: Cluster) -> 
         await producer.stop()
 
 
-def test_kept_data_keeps_topics_and_address(tmp_path: Path) -> None:
+async def test_kept_data_keeps_topics_and_address(tmp_path: Path) -> None:
     with Cluster(data_dir=tmp_path / "data") as first:
         servers = first.bootstrap_servers
-        asyncio.run(create_topic(servers, "kept"))
-    with socket.socket() as proxy:
-        proxy.bind(("127.0.0.1", 0))
-        advertised = proxy.getsockname()[1]
-        with Cluster(data_dir=tmp_path / "data", advertised_port=advertised) as second:
+        await create_topic(servers, "kept")
+    async with Proxy() as proxy:
+        proxy.upstream = int(servers.rpartition(":")[2])
+        with Cluster(data_dir=tmp_path / "data", advertised_port=proxy.port) as second:
             assert second.bootstrap_servers == servers
-            seen = confluent_admin.AdminClient({"bootstrap.servers": servers}).list_topics(timeout=10)
+            seen = await asyncio.to_thread(topics_at, servers)
             assert "kept" in seen.topics
-            assert [broker.port for broker in seen.brokers.values()] == [advertised]
-            internal = confluent_admin.AdminClient({"bootstrap.servers": second.internal_servers}).list_topics(
-                timeout=10
-            )
-            assert [broker.port for broker in internal.brokers.values()] != [advertised]
+            assert [broker.port for broker in seen.brokers.values()] == [proxy.port]
+            internal = await asyncio.to_thread(topics_at, second.internal_servers)
+            assert [broker.port for broker in internal.brokers.values()] != [proxy.port]
     with pytest.raises(ValueError, match="holds a cluster of 1 nodes, 3 were asked for"):
         Cluster(data_dir=tmp_path / "data", nodes=3).start()
+
+
+def topics_at(servers: str) -> Any:
+    return confluent_admin.AdminClient({"bootstrap.servers": servers}).list_topics(timeout=10)
 
 
 async def test_three_nodes_form_a_cluster_that_survives_the_loss_of_one() -> None:

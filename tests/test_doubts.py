@@ -28,7 +28,7 @@ def answer(stamps: list[int], **says: object) -> Slice:
 
 @given(
     st.lists(st.integers(START, START + 20), min_size=1, max_size=12).map(sorted),
-    st.none() | st.integers(0, START + 100),
+    st.none() | st.integers(0, START + 100) | st.integers(),  # of any size: milliseconds, and nonsense
     st.booleans(),
 )
 def test_no_claimed_end_time_moves_past_what_was_not_shown(stamps: list[int], claimed: int | None, ended: bool) -> None:

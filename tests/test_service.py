@@ -173,7 +173,6 @@ NO_PAGES = [
     "deep_nesting",
     "html_page",
     "lone_surrogate",
-    "null_end_time",
     "placeholders",
     "redirect",
     "ticket_without_id",

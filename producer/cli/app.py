@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from producer import __version__
-from producer.cli import broker, checkpoint, config, demo, health, run, simulate, topics, verify
+from producer.cli import broker, check, checkpoint, config, demo, health, run, simulate, topics, verify
 
 if TYPE_CHECKING:
     from producer.settings import Settings
@@ -58,6 +58,7 @@ def _global_options(
 
 # Each module imports only typer and the standard library at its top, so that `--help` stays fast.
 app.command("run")(run.run)
+app.command("check")(check.check)
 app.command("health")(health.health)
 app.add_typer(topics.app, name="topics")
 app.add_typer(checkpoint.app, name="checkpoint")

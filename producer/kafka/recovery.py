@@ -33,7 +33,7 @@ async def prepare_topics(settings: Settings, key: bytes, *, first: bool, tell: O
                     f"topic {' and topic '.join(needed)} disappeared while we ran",
                     hint="nothing was lost here: restore the topic, or use `zendesk-producer checkpoint set` to start over",
                 )
-            await _refuse_to_start_over(settings, survey, key, needed)
+            await refuse_to_start_over(settings, survey, key, needed)
             if not settings.kafka.create_topics:
                 raise Misconfigured(
                     f"topic {' and topic '.join(needed)} does not exist, and kafka.create_topics is off",
@@ -61,7 +61,7 @@ def _missing(settings: Settings, survey: Survey) -> tuple[list[Plan], list[str]]
     return missing, [plan.name for plan in missing if plan.name != settings.topics.dead_letters]
 
 
-async def _refuse_to_start_over(settings: Settings, survey: Survey, key: bytes, missing: Sequence[str]) -> None:
+async def refuse_to_start_over(settings: Settings, survey: Survey, key: bytes, missing: Sequence[str]) -> None:
     """Before topics are created: there must be neither a checkpoint (tickets gone) nor tickets (checkpoint gone)."""
     checkpoints, tickets = (survey.topics.get(name) for name in (settings.topics.checkpoints, settings.topics.tickets))
     if (left := checkpoints or tickets) is None:
@@ -94,7 +94,7 @@ async def first_checkpoint(
     ends = await reader.high_watermarks(tickets.name, tickets.partitions)
     if any(ends):
         raise _lost_checkpoint(settings, key)
-    start_time = _start_time(settings)
+    start_time = begin_at(settings)
     return Checkpoint(
         account=settings.zendesk.subdomain,
         stream=stream,
@@ -159,12 +159,13 @@ async def accept(settings: Settings, survey: Survey, reader: CheckpointReader, f
     # Until its first page a first start may be corrected. A position that a person has set (another generation) is final.
     correctable = found.seq == 0 and found.generation == 1 and settings.zendesk.start_time is not None
     if found.end_time is None or correctable:
-        start_time = _start_time(settings)
+        start_time = begin_at(settings)
         return found.at(start_time, start=start_time)
     return found
 
 
-def _start_time(settings: Settings) -> int:
+def begin_at(settings: Settings) -> int:
+    """Where an account without a checkpoint begins. Raises Misconfigured where nobody has said so."""
     if settings.zendesk.start_time is None:
         raise Misconfigured(
             f"there is no checkpoint of {settings.zendesk.subdomain}/tickets yet, and zendesk.start_time is not set",

@@ -6,6 +6,9 @@ from aiohttp import encode_basic_auth
 
 from producer.settings import ZendeskSettings
 
+API_TOKENS_END = "2027-04-30"
+"""When they stop working, by Zendesk's announcement."""
+
 
 def authorization(settings: ZendeskSettings) -> str:
     """The value of the Authorization header: Bearer, or Basic as `email/token:token` or `email:password`.

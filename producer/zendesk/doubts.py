@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from producer.dates import utc
 from producer.errors import BadAnswer
 from producer.events import Noticed, Observer
 from producer.model import Version
@@ -85,16 +84,12 @@ class Doubts:
         last = max(stamps)
         end_time = last if cut.end_time is None else cut.end_time
         if end_time < start:
-            self.notice(
-                "end_time_behind", f"an end_time {utc(end_time)} before the start_time {utc(start)} is not followed"
-            )
+            self.notice("end_time_behind", f"an end_time {end_time} before the start_time {start} is not followed")
         if end_time <= start:
             end_time = last
         extended = not cut.ended and min(stamps) == last
         if len(stamps) == len(cut.rows) and end_time > last + extended:
-            self.notice(
-                "end_time_ahead", f"an end_time {utc(end_time)} after the last ticket, {utc(last)}, is not followed"
-            )
+            self.notice("end_time_ahead", f"an end_time {end_time} after the last ticket, of {last}, is not followed")
             end_time = last
         return max(start, int(min(end_time, self.in_order(cut.rows))))
 
@@ -123,4 +118,4 @@ class Doubts:
                         f"ticket {row.id} is stamped {row.stamp} in an answer from {start}: whether it was published is not "
                         "known any more"
                     )
-                self.notice("before_start_time", f"a ticket stamped before the second {utc(start)}: judged by itself")
+                self.notice("before_start_time", f"a ticket stamped before the second {start}: judged by itself")

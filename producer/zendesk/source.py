@@ -11,6 +11,7 @@ from producer.events import Noticed, Observer
 from producer.settings import Settings
 from producer.stop import Stop
 from producer.zendesk.asker import Asker
+from producer.zendesk.auth import API_TOKENS_END
 from producer.zendesk.budget import Budget
 from producer.zendesk.client import Client, open_client
 from producer.zendesk.cursor_export import CursorExport
@@ -70,7 +71,7 @@ async def open_source(
         tell(
             Noticed(
                 "api_token",
-                "Zendesk's API tokens stop working on 2027-04-30: sign in with an OAuth access token instead "
+                f"Zendesk's API tokens stop working on {API_TOKENS_END}: sign in with an OAuth access token instead "
                 "(zendesk.access_token)",
             )
         )
