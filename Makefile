@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 KEEP ?=
+# Most tests wait for a broker: two at a time take two cores half the time.
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help python kafka demo test test-containers bench bench-budget bench-backfill bench-pinned lint broker simulate lock clean
@@ -28,8 +30,8 @@ $(VENV)/.ready: requirements-dev.lock pyproject.toml | python
 demo: kafka $(VENV)/.ready ## The main job on real parts, verifying itself (KEEP=1 leaves everything running)
 	@$(BIN)/zendesk-producer demo $(if $(KEEP),--keep)
 
-test: kafka $(VENV)/.ready lint ## Everything that proves it
-	$(BIN)/pytest
+test: kafka $(VENV)/.ready lint ## Everything that proves it (WORKERS=1 for one test after the other)
+	$(BIN)/pytest --numprocesses $(WORKERS)
 
 test-containers: $(VENV)/.ready ## The image, the compose file and the broker by Docker, where an engine answers
 	$(BIN)/pytest tests/containers.py

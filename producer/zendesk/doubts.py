@@ -6,6 +6,8 @@ wrong is an error. README, "What the export does, and what we do about it", has 
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 
 from producer.errors import BadAnswer
@@ -95,15 +97,12 @@ class Doubts:
 
     def in_order(self, rows: Sequence[Version]) -> float:
         """The stamp up to which the rows are in the API's order, ascending: that of the earliest row behind a later one."""
-        highest, limit = -1, float("inf")
-        for row in rows:
-            if row.stamp >= highest and row.stamped:
-                highest = row.stamp
-            elif row.stamped:
-                limit = min(limit, row.stamp)
-        if limit != float("inf"):
-            self.notice("order", "an answer is not in the order of its stamps: what comes out of order is read again")
-        return limit
+        stamps = [row.stamp for row in rows if row.stamped]
+        if stamps == sorted(stamps):
+            return math.inf
+        self.notice("order", "an answer is not in the order of its stamps: what comes out of order is read again")
+        highest = itertools.accumulate(stamps, max)
+        return min(stamp for stamp, before in zip(stamps, highest, strict=True) if stamp < before)
 
     def in_range(self, since: int, start: int, rows: Sequence[Version]) -> None:
         """See that no row is stamped before `since`; one before `start` is told.
@@ -111,11 +110,12 @@ class Doubts:
         Raises:
             BadAnswer: there is one, and nobody can tell whether it was published.
         """
-        for row in rows:
-            if row.stamped and row.stamp < start:
-                if row.stamp < since:
-                    raise BadAnswer(
-                        f"ticket {row.id} is stamped {row.stamp} in an answer from {start}: whether it was published is not "
-                        "known any more"
-                    )
-                self.notice("before_start_time", f"a ticket stamped before the second {start}: judged by itself")
+        early = [row for row in rows if row.stamp < start and row.stamped]
+        for row in early:
+            if row.stamp < since:
+                raise BadAnswer(
+                    f"ticket {row.id} is stamped {row.stamp} in an answer from {start}: whether it was published is not "
+                    "known any more"
+                )
+        if early:
+            self.notice("before_start_time", f"a ticket stamped before the second {start}: judged by itself")
