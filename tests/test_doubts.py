@@ -82,5 +82,15 @@ def test_a_link_to_another_host_is_told_and_whatever_else_it_is_harms_nothing(
 def test_an_oddity_is_told_in_words_once_and_counted_each_time() -> None:
     doubts, events = examine()
     for _ in range(3):
-        assert doubts.damaged(answer([START], count=2))
+        doubts.look_at(answer([START], next_page="https://elsewhere.example/"))
     assert [event.again for event in events if isinstance(event, Noticed)] == [False, True, True]
+
+
+def test_a_count_that_disagrees_is_believed_until_it_has_disagreed_three_times_in_a_row() -> None:
+    doubts, _ = examine()
+    wrong, right = answer([START], count=2), answer([START], count=1)
+    assert [doubts.damaged(cut) for cut in (wrong, right, wrong, wrong, wrong, wrong, right, wrong)] == [
+        *(True, False),
+        *(True, True, False, False),
+        *(False, True),
+    ]

@@ -21,7 +21,7 @@ from producer.zendesk.doubts import Doubts
 from producer.zendesk.late_rows import LateRows
 from producer.zendesk.page import Slice, page_of, slice_page
 from producer.zendesk.page_size import PageSize
-from producer.zendesk.time_export import DAMAGED, TRIES
+from producer.zendesk.time_export import TRIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class CursorExport:
             BadAnswer: the answer is not what the API promises.
             Others: as from `Asker.ask`.
         """
-        cursor, damaged = position.cursor or Cursor(None, position.end_time, None), 0
+        cursor = position.cursor or Cursor(None, position.end_time, None)
         for _ in range(TRIES):
             try:
                 answer, asked = await self._ask(cursor)
@@ -58,7 +58,7 @@ class CursorExport:
             if answer.body is None:  # too recent: there is nothing yet from here on
                 return Page((), position, caught_up=True, server_time=answer.server_time)
             cut = slice_page(answer.body)
-            if self.doubts.damaged(cut) and (damaged := damaged + 1) < DAMAGED:
+            if self.doubts.damaged(cut):
                 continue
             ended = self.doubts.ended(cut, asked)
             if cut.rows:

@@ -15,6 +15,9 @@ from producer.events import Noticed, Observer
 from producer.model import Version
 from producer.zendesk.page import Slice
 
+DAMAGED = 3
+"""Answers in a row that count other tickets than they show, until the count is no longer believed."""
+
 
 class Notices:
     """Oddities of one account: each is told as an event, the first of its kind in this process in words for a person."""
@@ -35,15 +38,19 @@ class Doubts:
     def __init__(self, hosts: frozenset[str], notice: Notices) -> None:
         self.notice = notice
         self._hosts = hosts
+        self._damaged = 0
 
     def damaged(self, cut: Slice) -> bool:
-        """Whether the answer counts other tickets than it shows, so that some may be missing from it."""
+        """Whether the answer counts other tickets than it shows, so that it is better asked for again: some may be missing.
+
+        After DAMAGED such answers in a row it is the count that is wrong, and what they show is all there is.
+        """
         if cut.count is None or cut.count == len(cut.rows):
+            self._damaged = 0
             return False
-        self.notice(
-            "count", f"an answer that counts {cut.count:,} tickets shows {len(cut.rows):,}: it is asked for again"
-        )
-        return True
+        self.notice("count", f"an answer that counts {cut.count:,} tickets shows {len(cut.rows):,}")
+        self._damaged += 1
+        return self._damaged < DAMAGED
 
     def look_at(self, cut: Slice) -> None:
         """Tell of what is odd but harms nothing, since every row is judged by itself and no link is followed."""

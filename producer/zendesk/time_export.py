@@ -17,9 +17,6 @@ from producer.zendesk.page_size import PageSize
 TRIES = 10
 """Answers that say nothing (no rows, and the stream has not ended), before the account is pinned."""
 
-DAMAGED = 3
-"""Answers in a row that count other tickets than they show, before what they show is taken for all there is."""
-
 
 @dataclass(frozen=True, slots=True)
 class TimeExport:
@@ -40,13 +37,12 @@ class TimeExport:
             BadAnswer: the answer is not what the API promises.
             Others: as from `Asker.ask`.
         """
-        damaged = 0
         for _ in range(TRIES):
             answer, asked = await self.asker.ask("incremental/tickets", {"start_time": start}, self.size)
             if answer.body is None:  # too recent: there is nothing yet from here on
                 return Page((), position, caught_up=True, server_time=answer.server_time), start
             cut = slice_page(answer.body)
-            if self.doubts.damaged(cut) and (damaged := damaged + 1) < DAMAGED:
+            if self.doubts.damaged(cut):
                 continue
             ended = self.doubts.ended(cut, asked)
             if cut.rows:
