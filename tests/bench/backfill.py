@@ -8,10 +8,8 @@ Exit code 1 when one is missing, repeated or altered, or when a goal of the tabl
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import platform
-import resource
 import shutil
 import signal
 import subprocess
@@ -31,7 +29,8 @@ from producer.sandbox.broker.provision import say_to_stderr as say
 from producer.settings import TopicsSettings
 from tests.bench.figures import Figure, table
 from tests.bench.lab import PARTITIONS
-from tests.bench.measure import Cost, measure
+from tests.bench.measure import Cost, cost, measure
+from tests.bench.parts import environment
 from tests.bench.small_tickets import Account, serving
 from tests.reader import place
 
@@ -87,15 +86,7 @@ def live(arguments: Sequence[str], settings: Mapping[str, str], tickets: int, en
             deadline.cancel()
     if process.returncode != (-signal.SIGKILL if end == signal.SIGKILL else 0) or committed < tickets:
         raise RuntimeError(f"the service ended with {process.returncode} after {committed:,} of {tickets:,} tickets")
-    return Life(_cost(used), committed, time.monotonic() - started, early)
-
-
-def _cost(used: resource.struct_rusage) -> Cost:
-    """As `measure` counts: a peak that may be our own from before the child began tells nothing."""
-    ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = used.ru_maxrss * unit / 1e6 if used.ru_maxrss > ours else math.nan
-    return Cost(used.ru_utime + used.ru_stime, peak)
+    return Life(cost(used), committed, time.monotonic() - started, early)
 
 
 def _resident(pid: int) -> float:
@@ -159,22 +150,6 @@ def _high_watermarks(servers: str, topic: str) -> dict[int, int]:
         consumer.close()
 
 
-def _environment(servers: str, url: str, account: Account) -> dict[str, str]:
-    """As in production (an endpoint, a log in JSON), but without a limit on requests."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PRODUCER_")}
-    return {
-        **inherited,
-        "PRODUCER_CONFIG": os.devnull,
-        "PRODUCER_ZENDESK__SUBDOMAIN": "acme",
-        "PRODUCER_ZENDESK__BASE_URL": url,
-        "PRODUCER_ZENDESK__ACCESS_TOKEN": "example",
-        "PRODUCER_ZENDESK__START_TIME": str(account.start),
-        "PRODUCER_ZENDESK__REQUESTS_PER_MINUTE": "60000",
-        "PRODUCER_KAFKA__BOOTSTRAP_SERVERS": servers,
-        "PRODUCER_HTTP__PORT": "0",
-    }
-
-
 def figures(lives: Sequence[Life]) -> list[Figure]:
     """The figures of the lives, those with a goal first."""
     return [
@@ -201,7 +176,7 @@ def main() -> int:
     kafka, topic = provision(), TopicsSettings().tickets
     account = Account.until(time.time() - 600, tickets)
     with serving(account) as url, Cluster(provision=kafka) as cluster:
-        settings = _environment(cluster.bootstrap_servers, url, account)
+        settings = environment(cluster.bootstrap_servers, url, account.start)
         measure(["-m", "producer", "topics", "create"], settings)
         third = tickets // 3
         say(f"The service, until SIGTERM at {third:,} tickets.")

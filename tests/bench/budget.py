@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from producer.sandbox.broker import Cluster
 from producer.sandbox.zendesk import Account, Clock, Limits, Simulator
 from tests.bench.__main__ import say
 from tests.bench.figures import Figure, table
+from tests.bench.parts import environment
 
 PAGE_SECONDS = 1.5
 """Of the API's time: how long it takes it to build a page."""
@@ -34,6 +34,8 @@ TICKETS = 60_000
 
 SECONDS = 80
 """Of ours, for each case: more than a minute, so that those on our own clock see two windows."""
+
+LEFT_TO_OTHERS = 0.2
 
 _numbers = count(1)
 
@@ -75,10 +77,10 @@ async def run(case: Case, kafka: Cluster) -> list[Figure]:
     page_seconds = PAGE_SECONDS / (case.fast if case.auto else 1)
     lives: list[list[float]] = []
     async with Simulator(account, clock=clock, limits=limits, page_seconds=page_seconds) as zendesk:
-        environment = _environment(case, zendesk.base_url, kafka.bootstrap_servers)
+        settings = _environment(case, zendesk.base_url, kafka.bootstrap_servers)
         for _ in range(2):
             asked = len(zendesk.journal)
-            with _service(environment) as must_run:
+            with _service(settings) as must_run:
                 await _until(lambda: len(zendesk.journal) > asked, must_run)  # noqa: B023  # of this round only
                 enough = time.monotonic() + SECONDS / 2
                 await _until(lambda: time.monotonic() > enough, must_run)  # noqa: B023
@@ -103,35 +105,22 @@ def _most(moments: list[float]) -> int:
 
 
 def _environment(case: Case, url: str, servers: str) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PRODUCER_")}
-    number = next(_numbers)
-    return {
-        **inherited,
-        "PRODUCER_CONFIG": os.devnull,
-        "PRODUCER_ZENDESK__SUBDOMAIN": "acme",
-        "PRODUCER_ZENDESK__BASE_URL": url,
-        "PRODUCER_ZENDESK__ACCESS_TOKEN": "example",
-        "PRODUCER_ZENDESK__START_TIME": "0",
-        "PRODUCER_ZENDESK__PAGE_SIZE": f"{PAGE}",
-        "PRODUCER_ZENDESK__REQUESTS_PER_MINUTE": "auto" if case.auto else f"{case.budget * case.fast}",
-        "PRODUCER_ZENDESK__LEFT_TO_OTHERS": "0.2",
-        "PRODUCER_KAFKA__BOOTSTRAP_SERVERS": servers,
-        "PRODUCER_TOPICS__TICKETS": f"tickets.{number}",
-        "PRODUCER_TOPICS__CHECKPOINTS": f"checkpoints.{number}",
-        "PRODUCER_TOPICS__DEAD_LETTERS": f"dead-letters.{number}",
-        "PRODUCER_HTTP__PORT": "0",
-    }
+    pace = "auto" if case.auto else f"{case.budget * case.fast}"
+    topics = f"{next(_numbers)}"
+    return environment(
+        servers, url, 0, topics, page_size=f"{PAGE}", requests_per_minute=pace, left_to_others=f"{LEFT_TO_OTHERS}"
+    )
 
 
 @contextmanager
-def _service(environment: Mapping[str, str]) -> Iterator[Callable[[], None]]:
+def _service(settings: Mapping[str, str]) -> Iterator[Callable[[], None]]:
     """`zendesk-producer run` while inside, killed at the end; gives what raises when it does not run any more."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "producer", "run"],
-                env=environment,
+                env=settings,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

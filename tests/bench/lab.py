@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from confluent_kafka.admin import AdminClient
 from tests.bench.figures import Round
 from tests.bench.measure import Cost, measure
 from tests.bench.pages import TICKETS, start_time
+from tests.bench.parts import environment
 from tests.reader import Reader
 
 PARTITIONS = 12
@@ -32,7 +32,7 @@ class Lab:
 
     def help(self) -> Cost:
         """`zendesk-producer --help`."""
-        return measure(["-m", "producer", "--help"], self._environment)
+        return measure(["-m", "producer", "--help"], environment(self.servers, self.url, 0))
 
     def round(self, number: int, pages: int) -> Round:
         """Service and yardstick over one page and over `pages`, in turns; every other round the yardstick comes first."""
@@ -52,42 +52,21 @@ class Lab:
         Raises:
             RuntimeError: it failed, or the topics do not hold these pages.
         """
-        number, start = next(self._numbers), f"{start_time(pages)}"
-        tickets, checkpoints, dead_letters = f"tickets.{number}", f"checkpoints.{number}", f"dead-letters.{number}"
-        environment = {
-            **self._environment,
-            "PRODUCER_ZENDESK__START_TIME": start,
-            "PRODUCER_TOPICS__TICKETS": tickets,
-            "PRODUCER_TOPICS__CHECKPOINTS": checkpoints,
-            "PRODUCER_TOPICS__DEAD_LETTERS": dead_letters,
-        }
-        measure(["-m", "producer", "topics", "create"], environment)
+        number, start = next(self._numbers), start_time(pages)
+        tickets, checkpoints, dead_letters = f"tickets.{number}", f"checkpoints.{number}", f"dead_letters.{number}"
+        settings = environment(self.servers, self.url, start, f"{number}")
+        measure(["-m", "producer", "topics", "create"], settings)
         if program == "service":
             arguments = ["producer", "run", "--once", "--give-up-after", "60"]
         else:
-            arguments = ["tests.bench.yardstick", self.url, start, self.servers, tickets, checkpoints]
-        cost = measure(["-m", *arguments], environment)
+            arguments = ["tests.bench.yardstick", self.url, f"{start}", self.servers, tickets, checkpoints]
+        cost = measure(["-m", *arguments], settings)
         self._check(tickets, checkpoints, pages)
         # So that every run meets the same broker: clients ask for the metadata of all topics now and then.
         admin = AdminClient({"bootstrap.servers": self.servers, "log_level": 4})
         for deleted in admin.delete_topics([tickets, checkpoints, dead_letters]).values():
             deleted.result()
         return cost
-
-    @property
-    def _environment(self) -> dict[str, str]:
-        """As in production (an endpoint, a log in JSON), but without a limit on requests."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PRODUCER_")}
-        return {
-            **inherited,
-            "PRODUCER_CONFIG": os.devnull,
-            "PRODUCER_ZENDESK__SUBDOMAIN": "acme",
-            "PRODUCER_ZENDESK__BASE_URL": self.url,
-            "PRODUCER_ZENDESK__ACCESS_TOKEN": "example",
-            "PRODUCER_ZENDESK__REQUESTS_PER_MINUTE": "60000",
-            "PRODUCER_KAFKA__BOOTSTRAP_SERVERS": self.servers,
-            "PRODUCER_HTTP__PORT": "0",
-        }
 
     def _check(self, tickets: str, checkpoints: str, pages: int) -> None:
         """That a `read_committed` reader gets the pages and their checkpoints: nobody is quick by doing less.

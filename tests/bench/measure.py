@@ -51,6 +51,11 @@ def measure(arguments: Sequence[str], environment: Mapping[str, str], seconds: f
             output.seek(0)
             said = output.read().decode(errors="replace")[-3000:]
             raise RuntimeError(f"{' '.join(arguments)} ended with {process.returncode}:\n{said}")
+    return cost(used)
+
+
+def cost(used: resource.struct_rusage) -> Cost:
+    """What a child took that has ended."""
     ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak = used.ru_maxrss * _UNIT / 1e6 if used.ru_maxrss > ours else math.nan
     return Cost(used.ru_utime + used.ru_stime, peak)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import subprocess
-import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ import orjson
 from aiohttp import web
 
 from producer.sandbox.zendesk.bodies import CLOSED, HUGE_EVERY, HUGE_ID, LONG_DESCRIPTION_EVERY, Bodies
+from tests.bench import parts
 
 PAGES = 300
 TICKETS = 1_000
@@ -39,22 +38,8 @@ def start_time(pages: int) -> int:
 @contextmanager
 def serving() -> Iterator[str]:
     """A server in a process of its own, its pages built, while inside; gives its base URL."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", __name__],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # Ctrl-C is for the benchmark, which then ends its parts
-    )
-    with process:
-        try:
-            assert process.stdout is not None
-            url = process.stdout.readline().strip()
-            if not url:
-                raise RuntimeError("the server of pages has ended before it listened")
-            yield url
-        finally:
-            process.kill()
+    with parts.serving(__name__) as url:
+        yield url
 
 
 def build() -> list[bytes]:
@@ -101,14 +86,7 @@ async def serve(pages: list[bytes]) -> None:
 
     application = web.Application()
     application.router.add_get("/api/v2/incremental/tickets", answer)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.5)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        print(f"http://127.0.0.1:{runner.addresses[0][1]}", flush=True)
-        await asyncio.to_thread(sys.stdin.read)
-    finally:
-        await runner.cleanup()
+    await parts.serve(application)
 
 
 if __name__ == "__main__":

@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import random
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from confluent_kafka import Consumer
 
 from producer.sandbox.broker import Cluster, provision
 from tests.bench.measure import measure
+from tests.bench.parts import environment, serving, until_input_ends
 
 TICKET_BYTES = 2_000
 SHAPES = {
@@ -58,7 +55,7 @@ def main() -> int:
     with Cluster(provision=kafka) as cluster:
         for number, shape in enumerate(SHAPES):
             print(f"{SHAPES[shape][0]:,} tickets of {TICKET_BYTES:,} bytes: {shape}.", file=sys.stderr, flush=True)
-            with serving(shape) as url:
+            with serving("tests.bench.pinned", "serve", shape) as url:
                 costs[shape] = run(number, url, cluster.bootstrap_servers)
         # Read at the end: what we take ourselves hides what a child takes.
         outcomes = [_outcome(shape, *costs[shape], number, cluster) for number, shape in enumerate(SHAPES)]
@@ -74,22 +71,9 @@ def main() -> int:
 
 def run(number: int, url: str, servers: str) -> tuple[float, float]:
     """The service from the start of the history to its end, into topics of its own: seconds, and peak RSS in MB."""
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("PRODUCER_")},
-        "PRODUCER_CONFIG": os.devnull,
-        "PRODUCER_ZENDESK__SUBDOMAIN": "acme",
-        "PRODUCER_ZENDESK__BASE_URL": url,
-        "PRODUCER_ZENDESK__ACCESS_TOKEN": "example",
-        "PRODUCER_ZENDESK__START_TIME": "0",
-        "PRODUCER_ZENDESK__REQUESTS_PER_MINUTE": "60000",
-        "PRODUCER_KAFKA__BOOTSTRAP_SERVERS": servers,
-        "PRODUCER_TOPICS__TICKETS": f"tickets.{number}",
-        "PRODUCER_TOPICS__CHECKPOINTS": f"checkpoints.{number}",
-        "PRODUCER_TOPICS__DEAD_LETTERS": f"dead.{number}",
-        "PRODUCER_HTTP__PORT": "0",
-    }
+    settings = environment(servers, url, 0, f"{number}")
     began = time.monotonic()
-    cost = measure(["-m", "producer", "run", "--once", "--give-up-after", "120"], environment, seconds=900)
+    cost = measure(["-m", "producer", "run", "--once", "--give-up-after", "120"], settings, seconds=900)
     return time.monotonic() - began, cost.peak
 
 
@@ -125,29 +109,6 @@ def _read(servers: str, topic: str) -> Iterator[tuple[bytes, int]]:
         consumer.close()
 
 
-@contextmanager
-def serving(shape: str) -> Iterator[str]:
-    """The account in a process of its own, whose memory is not what is measured; gives its base URL."""
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.bench.pinned", "serve", shape],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            start_new_session=True,
-        )
-        with process:
-            try:
-                assert process.stdout is not None
-                url = process.stdout.readline().strip()
-                if not url:
-                    raise RuntimeError("the far end has ended before it listened")
-                yield url
-            finally:
-                process.kill()
-
-
 async def serve(shape: str) -> None:
     """One crowded second between two quiet ones, until standard input ends."""
     from producer.sandbox.zendesk import Account, Clock, Limits, Rules, Simulator  # not in the process that measures
@@ -162,8 +123,7 @@ async def serve(shape: str) -> None:
     account.put(NOW - 999, id=tickets + 2)
     rules = Rules(stuck=shape == "stuck")
     async with Simulator(account, clock=Clock(NOW), limits=Limits.unlimited(), rules=rules) as server:
-        print(server.base_url, flush=True)
-        await asyncio.to_thread(sys.stdin.read)
+        await until_input_ends(server.base_url)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Run as `python -m tests.bench.small_tickets TICKETS START`: it prints its base U
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import sys
 import zlib
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import orjson
 from aiohttp import web
 
 from producer.dates import utc
+from tests.bench import parts
 
 PAGE = 1_000
 """Tickets at most."""
@@ -73,22 +73,8 @@ class Account:
 @contextmanager
 def serving(account: Account) -> Iterator[str]:
     """A server of the account in a process of its own, while inside; gives its base URL."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", __name__, str(account.tickets), str(account.start)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # Ctrl-C is for the benchmark, which then ends its parts
-    )
-    with process:
-        try:
-            assert process.stdout is not None
-            url = process.stdout.readline().strip()
-            if not url:
-                raise RuntimeError("the server of tickets has ended before it listened")
-            yield url
-        finally:
-            process.kill()
+    with parts.serving(__name__, f"{account.tickets}", f"{account.start}") as url:
+        yield url
 
 
 async def serve(account: Account) -> None:
@@ -107,14 +93,7 @@ async def serve(account: Account) -> None:
 
     application = web.Application()
     application.router.add_get("/api/v2/incremental/tickets", answer)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.5)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        print(f"http://127.0.0.1:{runner.addresses[0][1]}", flush=True)
-        await asyncio.to_thread(sys.stdin.read)
-    finally:
-        await runner.cleanup()
+    await parts.serve(application)
 
 
 if __name__ == "__main__":
