@@ -5,7 +5,6 @@ SIGKILL in the middle, and time running fast. Exit code 1 when a goal is missed.
 from __future__ import annotations
 
 import asyncio
-import logging
 import subprocess
 import sys
 import tempfile
@@ -148,7 +147,6 @@ async def _until(condition: Callable[[], bool], must_run: Callable[[], None]) ->
 
 async def main() -> int:
     """All cases, side by side. Answers the exit code."""
-    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # a client that was killed is no error of its server
     with Cluster() as kafka:
         say(f"{len(CASES)} services, {SECONDS} seconds each, not counting their starts.")
         figures = [figure for found in await asyncio.gather(*(run(case, kafka) for case in CASES)) for figure in found]

@@ -5,6 +5,7 @@ import socket
 import struct
 import zlib
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 from aiohttp import web
 
@@ -20,13 +21,21 @@ async def deliver(
     request: web.Request, answer: Answer, fault: Fault | None, stopping: asyncio.Event
 ) -> web.StreamResponse:
     """Send the answer, or what the transport fault leaves of it; slow ones hurry when the server stops."""
-    name = fault.name if fault is not None else None
     response = web.StreamResponse(status=answer.status, headers={"Content-Type": answer.content_type, **answer.headers})
+    with suppress(ConnectionResetError):  # the client was killed, or gave up: its business
+        await _send(request, response, answer, fault, stopping)
+    return response
+
+
+async def _send(
+    request: web.Request, response: web.StreamResponse, answer: Answer, fault: Fault | None, stopping: asyncio.Event
+) -> None:
+    name = fault.name if fault is not None else None
     if fault is not None and name == "slow_first_byte":
         await pause(fault.seconds, stopping)
     if name == "reset_before_headers":
         _reset(request)
-        return response
+        return
 
     zipped = name not in ("json_prefix", "oversized_body") and (
         "gzip" in request.headers.get("Accept-Encoding", "") or name in ("gzip_stream_cut", "gzip_bomb")
@@ -41,7 +50,7 @@ async def deliver(
         async for piece in _swollen(answer.body, fault.size, zipped):
             await response.write(piece)
         await response.write_eof()
-        return response
+        return
 
     body = await asyncio.to_thread(_gzip, answer.body) if zipped else answer.body
     half = len(body) // 2
@@ -58,15 +67,11 @@ async def deliver(
                 _reset(request)
             elif request.transport is not None:
                 request.transport.close()
-            return response
-    try:
-        await _write(response, body)
-        await response.write_eof()
-    except ConnectionResetError:
-        return response  # the client was killed, or gave up: its business
+            return
+    await _write(response, body)
+    await response.write_eof()
     if name == "connection_dropped" and request.transport is not None:
         request.transport.close()  # without the `Connection: close` that would have announced it
-    return response
 
 
 def _gzip(body: bytes) -> bytes:
