@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from producer.errors import BadRequest, TooLarge
+from producer.errors import BadRequest, Pinned, TooLarge, TooSlow
 from producer.model import Checkpoint, Page, Position
 from producer.zendesk import boundary, late_rows
 from producer.zendesk.asker import Asker
@@ -53,6 +53,9 @@ class Api:
     ever: list[tuple[int, int, int]] = field(default_factory=list)
     late: set[tuple[int, int, int]] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)  # of the next requests, one each; "" for none
+    cursors: Literal["good", "null", "always refused"] = "good"
+    _older: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def change(self, id_: int, late: int = 0) -> None:
         old = self.tickets.get(id_)
@@ -69,9 +72,13 @@ class Api:
 
     async def ask(self, path: str, where: dict[str, int | str], size: PageSize) -> tuple[Answer, int]:
         self.asked.append(path)
+        fault = self.faults.pop(0) if self.faults else ""
+        if fault == "slow":
+            raise TooSlow("too slow")
         by_cursor = path.endswith("/cursor")
         body = self._by_cursor(where, size.now) if by_cursor else self._by_time(int(where["start_time"]), size.now)
-        return Answer(json.dumps(body).encode(), float(self.now), {}), size.now
+        self._older[path], body = body, self._older[path] if fault == "older" else body
+        return Answer(json.dumps(body).encode(), None if fault == "no date" else float(self.now), {}), size.now
 
     def _by_time(self, start: int, per_page: int) -> dict[str, Any]:
         rows = self._shown((start, -1), tie=len(self.asked))
@@ -91,12 +98,14 @@ class Api:
         start: tuple[int, float] = (int(where.get("start_time", 0)), -1)
         if "cursor" in where:
             made, stamp, id_ = map(int, str(where["cursor"]).split("/"))
-            if made < self.refused_before:
+            if made < self.refused_before or self.cursors == "always refused":
                 raise BadRequest("no such cursor")
             start = stamp, id_ + 0.5
         rows = self._shown(start)
         shown = rows[:per_page]
-        after = f"{self.now}/{shown[-1].stamp}/{shown[-1].id}" if shown else where.get("cursor")
+        made = len(self.asked) if self.cursors == "always refused" else self.now  # so that no two are the same
+        after = f"{made}/{shown[-1].stamp}/{shown[-1].id}" if shown else where.get("cursor")
+        after = None if self.cursors == "null" else after
         return {**self._envelope(shown, len(rows) <= per_page), "after_cursor": after}
 
     def _envelope(self, rows: list[Ticket], ended: bool) -> dict[str, Any]:
@@ -253,6 +262,15 @@ def test_late_rows_are_published_once_and_in_order_across_crashes_and_switches(
         assert asyncio.run(live(Life(Api(), per_page, mode), steps)) == []
 
 
+@settings(max_examples=100, deadline=None)
+@given(history(bursts), shapes, st.integers(2, 5), modes, st.sampled_from([0, 0.5, 2.5, 5]))
+def test_no_window_however_short_repeats_or_loses_anything(
+    steps: Steps, shape: Shape, per_page: int, mode: str, window: float
+) -> None:
+    with limits(5000):
+        assert asyncio.run(live(Life(Api(shape), per_page, mode, window), steps)) == []
+
+
 @settings(max_examples=200, deadline=None)
 @given(history(late, bursts), shapes, st.integers(2, 5), modes, st.sampled_from([6, 5000]))
 def test_late_rows_beside_crowded_seconds_repeat_nothing_and_lose_at_most_what_was_late(
@@ -266,7 +284,7 @@ def test_late_rows_beside_crowded_seconds_repeat_nothing_and_lose_at_most_what_w
 
 # Controls: each wrong variant must be caught on a history that the real walk passes.
 
-CROWDED: Steps = [("burst", 9), ("pass", 70), *[("poll", 0)] * 2, ("refuse", 0)]
+CROWDED: Steps = [("burst", 9), ("pass", 70), *[("poll", 0)] * 4, ("refuse", 0)]
 LATE: Steps = [("change", 1), ("late", 2), ("pass", 1), ("change", 3), ("pass", 70), ("poll", 0)]
 
 
@@ -346,3 +364,102 @@ def test_an_account_that_falls_idle_behind_a_crowded_second_stays_on_the_cursor(
     assert life.api.asked[-1] == "incremental/tickets/cursor"
     assert life.position.pinned
     assert life.position.boundary == {}
+
+
+# What a search for wrong histories has found
+
+
+async def looked_back_at(faults: list[str]) -> list[str]:
+    """A ticket appears late, and the first requests after the position had passed it meet these faults."""
+    life = Life(Api(), per_page=5)
+    life.api.change(1)
+    life.api.change(2, late=200)
+    life.api.now += 1
+    life.api.change(3)
+    life.api.now += 70
+    await life.catch_up()
+    life.api.now += 60
+    life.api.change(4)
+    life.api.now += 70
+    life.api.faults = faults
+    await life.catch_up()
+    await life.catch_up()
+    return await live(life, [])
+
+
+@pytest.mark.parametrize(
+    "faults", [["slow"], ["slow", "", "slow"], ["no date"], ["no date"] * 4, ["slow", "no date", "no date"]]
+)
+def test_a_bad_moment_while_looking_back_costs_no_late_row(faults: list[str]) -> None:
+    with limits(5000):
+        assert asyncio.run(looked_back_at(faults)) == []
+
+
+async def older_answers(at: int) -> tuple[list[str], Life]:
+    """By cursor; one answer is that to an earlier request."""
+    life = Life(Api(), per_page=1, mode="cursor")
+    for id_ in range(1, 8):
+        life.api.change(id_)
+        life.api.now += 1
+    life.api.now += 70
+    life.api.faults = [""] * at + ["older"]
+    return await live(life, []), life
+
+
+@pytest.mark.parametrize("at", range(1, 8))
+def test_an_older_answer_by_cursor_stops_nobody_for_ever(at: int) -> None:
+    with limits(5000):
+        found, life = asyncio.run(older_answers(at))
+    assert found == []
+    assert life.position.end_time == 1_006
+
+
+@pytest.mark.parametrize("mode", ["time", "cursor"])
+@pytest.mark.parametrize("cursors", ["null", "always refused"])
+def test_without_usable_cursors_a_crowded_second_is_read_by_time_or_stops_the_account(
+    cursors: Literal["null", "always refused"], mode: str
+) -> None:
+    async def read(shape: Shape) -> Life:
+        life = Life(Api(shape, cursors=cursors), per_page=3, mode=mode, window=0)
+        for id_ in range(1, 12):
+            life.api.change(id_)
+        life.api.now += 70
+        try:
+            await life.catch_up()
+        finally:
+            await life.walk.close()
+        return life
+
+    with limits(5000):
+        assert asyncio.run(read("extended")).faults() == []
+        with pytest.raises(Pinned):
+            asyncio.run(read("stuck"))
+
+
+async def test_an_idle_account_whose_cursors_are_always_refused_writes_nothing() -> None:
+    life = Life(Api(cursors="always refused"), per_page=3, mode="cursor", window=0)
+    life.api.change(1)
+    life.api.now += 70
+    await life.catch_up()
+    position = life.position
+    for _ in range(5):
+        assert (await life.poll()).caught_up
+    assert life.position == position
+
+
+async def test_pages_of_one_ticket_do_not_keep_new_tickets_waiting_while_looking_back() -> None:
+    with limits(5000):
+        life = Life(Api(), per_page=1)
+        for id_ in range(1, 13):
+            life.api.change(id_)
+            life.api.now += 1
+        life.api.now += 60
+        await life.catch_up()
+        life.api.change(100)
+        life.api.now += 61
+        polls = 0
+        while not any(id_ == 100 for id_, _, _ in life.published):
+            await life.poll()
+            polls += 1
+        await life.walk.close()
+    assert polls <= 2 * late_rows.PAGES

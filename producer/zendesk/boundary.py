@@ -71,8 +71,8 @@ def advance(position: Position, rows: Iterable[Version], end_time: int, floor: f
     """Sift the rows and move to `end_time`, remembering all that was handled at or after it, or since `floor` if earlier.
 
     A row without a stamp of its own is remembered as if stamped `end_time`, the latest that the API can have stamped it:
-    remembered by its `updated_at` it would be forgotten at once, and repeated for ever. A page without news moves nothing,
-    so that nothing needs to be written.
+    remembered by its `updated_at` it would be forgotten at once, and repeated for ever. A page without news moves no
+    position, so that nothing needs to be written.
 
     Raises:
         Pinned: more tickets share the second `end_time` than a map may hold.
@@ -80,7 +80,7 @@ def advance(position: Position, rows: Iterable[Version], end_time: int, floor: f
     sifted = sift(position, rows)
     if not sifted.fresh and end_time == position.end_time:
         return Advance(sifted, position)
-    since = min(end_time, max(position.since, floor))
+    since = math.ceil(min(end_time, max(position.since, floor)))  # up: what lies before it is forgotten
     boundary = {
         id_: seen for id_, seen in position.boundary.items() if seen.stamp >= since and id_ not in sifted.handled
     }
@@ -96,7 +96,7 @@ def advance(position: Position, rows: Iterable[Version], end_time: int, floor: f
                 f"{len(boundary):,} tickets at or after the second {end_time}: more than a checkpoint can hold"
             )
         boundary = {id_: seen for id_, seen in boundary.items() if seen.stamp >= since}
-    return Advance(sifted, Position(end_time, boundary, int(since)), shortened)
+    return Advance(sifted, Position(end_time, boundary, since), shortened)
 
 
 def content_digest(value: bytes) -> str:

@@ -23,8 +23,11 @@ from producer.zendesk.page import Slice, page_of, slice_page
 from producer.zendesk.page_size import PageSize
 from producer.zendesk.time_export import TRIES
 
+IN_VAIN = 3
+"""Times in a row that a cursor may be refused and its second, asked for anew, show nothing new."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class CursorExport:
     """For one Kafka session. `stay`: go on by cursor behind a pinned second, too."""
 
@@ -33,6 +36,7 @@ class CursorExport:
     doubts: Doubts
     late_rows: LateRows
     stay: bool
+    _in_vain: int = 0
 
     async def page(self, position: Position) -> Page:
         """The page behind the position's cursor; where it has none, or the API refuses it, from the position's second on.
@@ -43,9 +47,13 @@ class CursorExport:
             Others: as from `Asker.ask`.
         """
         cursor = position.cursor or Cursor(None, position.end_time, None)
+        refused = False
         for _ in range(TRIES):
+            # Only within a pinned second is the cursor's own the place to begin anew: the map is complete at the position's.
+            start = cursor.second if position.pinned else position.end_time
+            where: dict[str, int | str] = {"start_time": start} if cursor.value is None else {"cursor": cursor.value}
             try:
-                answer, asked = await self._ask(cursor)
+                answer, asked = await self.asker.ask("incremental/tickets/cursor", where, self.size)
             except (BadRequest, Misconfigured) as error:
                 # Which status a cursor is refused with is not on record. Were it something else, asking anew says so.
                 if cursor.value is None:
@@ -53,7 +61,7 @@ class CursorExport:
                 self.doubts.notice(
                     "cursor_refused", f"the API refuses our cursor, its second is asked for anew: {error}"
                 )
-                cursor = replace(cursor, value=None)
+                cursor, refused = replace(cursor, value=None), True
                 continue
             if answer.body is None:  # too recent: there is nothing yet from here on
                 return Page((), position, caught_up=True, server_time=answer.server_time)
@@ -63,7 +71,8 @@ class CursorExport:
             ended = self.doubts.ended(cut, asked)
             if cut.rows:
                 floor = self.late_rows.floor(position, answer.server_time)
-                return read(position, cut, ended, answer, self.doubts, floor, stay=self.stay)
+                page = read(position, cut, ended, answer, self.doubts, floor, stay=self.stay)
+                return self._worth(page, position, refused=refused)
             if ended:  # the cursor stays as it is: another one for the same place would be news to write down
                 return Page((), position, True, size=len(answer.body), server_time=answer.server_time)
             if cut.cursor not in (None, cursor.value):
@@ -71,11 +80,17 @@ class CursorExport:
                 return Page((), after, False, size=len(answer.body), server_time=answer.server_time)
         raise Pinned(f"{TRIES} answers without a ticket by cursor, and the stream did not end")
 
-    async def _ask(self, cursor: Cursor) -> tuple[Answer, int]:
-        where: dict[str, int | str] = (
-            {"start_time": cursor.second} if cursor.value is None else {"cursor": cursor.value}
-        )
-        return await self.asker.ask("incremental/tickets/cursor", where, self.size)
+    def _worth(self, page: Page, position: Position, *, refused: bool) -> Page:
+        """See that a page leads on, or, at the end of the stream, that it leaves nothing to write down but a new cursor."""
+        if page.versions or _place(page.position) != _place(position):
+            self._in_vain = 0
+        elif page.caught_up:
+            return replace(page, position=position)
+        elif refused:
+            self._in_vain += 1
+            if self._in_vain == IN_VAIN:
+                raise Pinned(f"the API has refused {IN_VAIN} cursors in a row, and there was nothing new in between")
+        return page
 
 
 def read(
@@ -115,7 +130,9 @@ def _step(
     if not rows:  # asked anew from the pinned second's beginning, and not yet where we were
         assert position.cursor is not None
         return Advance(sift(position, ()), replace(position, cursor=replace(position.cursor, value=value)))
-    behind = Cursor(value, rows[-1].stamp, rows[-1].id)
+    # A row without a stamp of its own tells nothing of where the API is.
+    last = max((row.stamp for row in rows if row.stamped), default=position.end_time)
+    behind = Cursor(value, last, rows[-1].id)
     if behind.second != pinned:
         end_time = max(position.end_time, int(min(behind.second, doubts.in_order(rows))))
         try:
@@ -124,7 +141,9 @@ def _step(
         except Pinned as error:
             doubts.notice("pinned", f"{error}; it is read by cursor")
         else:
-            return replace(step, position=replace(step.position, cursor=behind if stay and value else None))
+            # What an older answer leads to is behind the position: from there rows would come that nobody remembers.
+            onward = behind if stay and value and behind.second >= end_time else None
+            return replace(step, position=replace(step.position, cursor=onward))
     return _stay_pinned(position, rows, behind)
 
 
@@ -133,6 +152,12 @@ def _stay_pinned(position: Position, rows: Sequence[Version], behind: Cursor) ->
     _see_order(rows)
     boundary = {id_: seen for id_, seen in position.boundary.items() if (seen.stamp, id_) > behind.passed}
     return Advance(sift(position, rows), Position(behind.second, boundary, cursor=replace(behind, pinned=True)))
+
+
+def _place(position: Position) -> tuple[object, ...]:
+    """Where a position is, whatever the cursor that leads on from there."""
+    passed = position.cursor.passed if position.cursor is not None and position.cursor.pinned else None
+    return position.end_time, position.pinned, passed
 
 
 def _see_order(rows: Sequence[Version]) -> None:

@@ -66,7 +66,8 @@ class Doubts:
     def ended(self, cut: Slice, asked: int) -> bool:
         """Whether the stream has ended. Where `end_of_stream` is missing, it has if there are fewer rows than asked for.
 
-        Safe both ways: a stream that goes on is asked again after the poll interval, one that has ended shows nothing new.
+        Safe both ways where the API fills its pages: a stream that goes on is asked again after the poll interval, one that
+        has ended shows nothing new.
         """
         if cut.ended is not None:
             return cut.ended
@@ -97,7 +98,7 @@ class Doubts:
         if end_time <= start:
             end_time = last
         extended = not cut.ended and min(stamps) == last
-        if len(stamps) == len(cut.rows) and end_time > last + extended:
+        if end_time > last + extended:
             self.notice("end_time_ahead", f"an end_time {end_time} after the last ticket, of {last}, is not followed")
             end_time = last
         return max(start, int(min(end_time, self.in_order(cut.rows))))
@@ -107,7 +108,9 @@ class Doubts:
         stamps = [row.stamp for row in rows if row.stamped]
         if stamps == sorted(stamps):
             return math.inf
-        self.notice("order", "an answer is not in the order of its stamps: what comes out of order is read again")
+        self.notice(
+            "order", "an answer is not in the order of its stamps: the position goes no further than what is in order"
+        )
         highest = itertools.accumulate(stamps, max)
         return min(stamp for stamp, before in zip(stamps, highest, strict=True) if stamp < before)
 

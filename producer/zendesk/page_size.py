@@ -39,3 +39,4 @@ class PageSize:
     def restore(self) -> None:
         """Ask for as many as before the last good page: it was not for their number that it was too much."""
         self.now = self._before
+        self._good, self._grown = 0, False

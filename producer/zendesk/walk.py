@@ -75,7 +75,7 @@ class Walk:
             self._late_rows.passed(page)
         if page.late:
             for version in page.versions:
-                if version.stamp < position.end_time:
+                if version.stamped and version.stamp < position.end_time:
                     self._tell(LateRow(version.id, version.stamp, position.end_time, page.server_time))
         return page
 
@@ -88,29 +88,42 @@ class Walk:
             self._by_time.size.restore()
             self._late_rows.failed(position)
             return None
-        self._late_rows.looked(position, page, reached)
+        self._late_rows.looked(page, reached)
         if page.position.end_time == position.end_time:
             page = replace(page, position=replace(page.position, cursor=position.cursor))
         return page
 
     async def _go_on(self, position: Position) -> Page:
-        if position.pinned or self._by_cursor.stay:
+        """From the position on: by the export that is asked for; where that does not get past a second, by the other one."""
+        if position.pinned:
             return await self._by_cursor.page(position)
-        return await self._by_time_or_cursor(position)
-
-    async def _by_time_or_cursor(self, position: Position) -> Page:
-        """By time; where that does not get past a second, by cursor. An extended page does not shrink with `per_page`."""
         try:
-            page, _ = await self._by_time.page(position, position.end_time)
+            return await self._as_asked(position)
         except (Pinned, TooLarge, TooSlow) as error:
-            self._notice("pinned", f"{error}; it is read by cursor")
-            self._by_time.size.restore()
-            pinned = replace(position, cursor=Cursor(None, position.end_time, None, pinned=True))
             try:
-                return await self._by_cursor.page(pinned)
+                return await self._otherwise(position, error)
             except Blocked as second:
-                raise type(second)(f"{second}; and before, by time: {error}", hint=second.hint or error.hint) from None
+                first = f"by {'cursor' if self._by_cursor.stay else 'time'}"
+                raise type(second)(f"{second}; and before, {first}: {error}", hint=second.hint or error.hint) from None
+
+    async def _as_asked(self, position: Position) -> Page:
+        if self._by_cursor.stay:
+            return await self._by_cursor.page(position)
+        page, _ = await self._by_time.page(position, position.end_time)
         return page
+
+    async def _otherwise(self, position: Position, error: Blocked) -> Page:
+        if self._by_cursor.stay:
+            self._notice("pinned", f"{error}; it is read by time")
+            self._by_cursor.size.restore()
+            page, _ = await self._by_time.page(position, position.end_time)
+            return page
+        self._notice("pinned", f"{error}; it is read by cursor")
+        if position.since < position.end_time:
+            self._notice("late_row_window", f"no look for late rows before {position.end_time}: it is read by cursor")
+        # An extended page does not shrink with `per_page`: it was not for the number that was asked for.
+        self._by_time.size.restore()
+        return await self._by_cursor.page(replace(position, cursor=Cursor(None, position.end_time, None, pinned=True)))
 
 
 async def _drop(ahead: tuple[Position, asyncio.Task[Page]] | None) -> None:
