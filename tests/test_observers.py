@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import io
 import json
 import logging
@@ -23,6 +24,7 @@ from producer.events import (
     Committed,
     Event,
     Fetched,
+    LateRow,
     Noticed,
     Opened,
     Retrying,
@@ -31,7 +33,7 @@ from producer.events import (
     Stopped,
     Waiting,
 )
-from producer.model import Checkpoint, Page, Position, Version
+from producer.model import Checkpoint, Cursor, Page, Position, Version
 from producer.observers import fan_out
 from producer.observers.http import serve
 from producer.observers.log import HEARTBEAT, PROGRESS, Log, configure
@@ -365,6 +367,20 @@ def test_every_moment_is_counted(status: Status) -> None:
     assert {name: after[name] for name in expected} == expected
 
 
+def test_late_rows_oddities_and_a_pinned_second_are_counted_each_time(status: Status) -> None:
+    metrics = Metrics(status)
+    assert samples(metrics)["pinned"] == samples(metrics)["tickets_late_total"] == 0
+    late = dataclasses.replace(page(version(1)), late=1)
+    oddities = (Noticed("count", "an answer lies"), Noticed("count", "an answer lies", again=True))
+    pinned = checkpoint().replace(cursor=Cursor("c", END_TIME, 7, pinned=True))
+    for event in (Fetched(late), Fetched(late), *oddities, Opened(pinned, 0.1)):
+        status(event)
+        metrics(event)
+    after = samples(metrics)
+    assert (after["tickets_late_total"], after["notices_total[count]"], after["pinned"]) == (2, 2, 1)
+    assert status.snapshot()["pinned"] is True
+
+
 def test_share_and_eta_of_a_backfill_are_metrics_while_it_lasts(status: Status, time: Time) -> None:
     metrics = Metrics(status)
     tell(status, BACKFILL, *backfilled(1))
@@ -449,6 +465,12 @@ class Told:
 @pytest.mark.usefixtures("_logging_restored")
 class TestLog:
     """Lines for machines unless a terminal or the settings say otherwise."""
+
+    def test_a_late_row_is_told_with_how_late_it_was_and_an_oddity_once(self, time: Time) -> None:
+        late = LateRow(7, END_TIME - 30, END_TIME, SERVER_NOW)
+        lines = Told(time).lines(late, Noticed("count", "odd"), Noticed("count", "odd", again=True))
+        assert [line["level"] for line in lines] == ["warning", "warning"]
+        assert lines[0].items() >= {"ticket": 7, "stamp": "2023-12-31T23:59:30Z", "seconds_late": 70}.items()
 
     def test_each_moment_that_matters_is_one_line(self, time: Time) -> None:
         told = Told(time)
