@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -344,7 +343,7 @@ def test_a_start_time_is_unix_seconds_or_a_date_with_a_zone(text: str, seconds: 
         ("2024-01-01T10:00:00", 'has no zone; try "2024-01-01T10:00:00Z"'),
         ("yesterday", "ISO 8601"),
         ("1704067200000", "look like milliseconds; try 1704067200"),
-        (str(int(time.time()) + 3600), "is in the future"),
+        ("4102444800", "is in the future"),
         ("2999-01-01T00:00:00Z", "is in the future"),
         ("-1", "is before 1970"),
     ],
