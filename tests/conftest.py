@@ -10,9 +10,11 @@ from itertools import count
 
 import pytest
 
+from producer.events import Event, Noticed
 from producer.sandbox.broker import Cluster
 from producer.sandbox.zendesk import Account, Clock, Limits, Simulator
 from producer.settings import Settings, load_settings
+from producer.zendesk import late_rows
 from tests.reader import Reader
 
 _numbers = count(1)
@@ -74,6 +76,13 @@ def reader(kafka: Cluster, names: dict[str, str]) -> Reader:
     return Reader(kafka.bootstrap_servers, names["tickets"], names["checkpoints"])
 
 
+@pytest.fixture
+def looking_back_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever caught up, a look back for late rows is due."""
+    monkeypatch.setattr(late_rows, "EVERY", 0)
+    monkeypatch.setattr(late_rows, "PAUSE", 0)
+
+
 def joined(kafka: Cluster, zendesk: Simulator, names: dict[str, str]) -> list[str]:
     """Settings for a service between these two that loses no time."""
     return [
@@ -96,3 +105,8 @@ async def until(condition: Callable[[], bool], seconds: float = 30, what: str = 
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not hold within {seconds} s"
         await asyncio.sleep(0.01)
+
+
+def said(events: list[Event]) -> list[str]:
+    """The kinds of oddities that a person was told of."""
+    return [event.kind for event in events if isinstance(event, Noticed) and not event.again]

@@ -7,7 +7,6 @@ import time
 from typing import Any
 
 import pytest
-from confluent_kafka import admin as confluent_admin
 
 from producer.events import CaughtUp, Committed, Retrying
 from producer.kafka import batches
@@ -15,10 +14,10 @@ from producer.model import Position, Record
 from producer.sandbox.broker import Cluster
 from producer.sandbox.zendesk import Account, Clock, Limits, Simulator
 from producer.settings import Settings, load_settings
-from producer.zendesk import asker, late_rows
+from producer.zendesk import asker
 from tests.conftest import joined, until
 from tests.reader import Reader, faults
-from tests.test_service import Run, history, once
+from tests.test_service import Run, configure, history, once
 from tests.test_source import BEARER, source
 
 HOUR = 3600
@@ -69,7 +68,10 @@ async def test_a_topic_that_goes_by_a_wrong_clock_of_ours_is_told_and_nothing_is
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     await once(settings)
-    await asyncio.to_thread(go_by_the_writers_clock, kafka.bootstrap_servers, names["tickets"])
+    # As others create it, by Kafka's default.
+    await asyncio.to_thread(
+        configure, kafka.bootstrap_servers, names["tickets"], "message.timestamp.type", "CreateTime"
+    )
     history(account, clock.now())
     with monkeypatch.context() as wrong:
         set_ours(wrong, 5 * HOUR)
@@ -83,16 +85,6 @@ async def test_a_topic_that_goes_by_a_wrong_clock_of_ours_is_told_and_nothing_is
     assert faults(reader.messages(), account.versions()) == []
 
 
-def go_by_the_writers_clock(servers: str, topic: str) -> None:
-    """A topic as others create it, by Kafka's default."""
-    admin: Any = confluent_admin
-    kind = admin.AlterConfigOpType.SET
-    entry = admin.ConfigEntry("message.timestamp.type", "CreateTime", incremental_operation=kind)
-    resource = admin.ConfigResource(admin.ResourceType.TOPIC, topic, incremental_configs=[entry])
-    client = admin.AdminClient({"bootstrap.servers": servers})
-    client.incremental_alter_configs([resource])[resource].result(10)
-
-
 @pytest.mark.parametrize("skew", [-5 * HOUR, 5 * HOUR, None])
 async def test_a_date_of_the_api_that_is_hours_off_or_missing_loses_and_repeats_nothing(
     skew: int | None,
@@ -102,10 +94,9 @@ async def test_a_date_of_the_api_that_is_hours_off_or_missing_loses_and_repeats_
     names: dict[str, str],
     reader: Reader,
     monkeypatch: pytest.MonkeyPatch,
+    looking_back_always: None,
 ) -> None:
     monkeypatch.setattr(asker, "SETTLED", 0.2)  # how long a position is waited for that seems to lie in the future
-    monkeypatch.setattr(late_rows, "EVERY", 0)
-    monkeypatch.setattr(late_rows, "PAUSE", 0)
     history(account, clock.now())
     async with Simulator(
         account, clock=clock, limits=Limits.unlimited(), date_skew=skew or 0, send_date=skew is not None
@@ -128,10 +119,9 @@ async def test_what_is_stamped_by_a_clock_of_the_api_that_went_back_is_found_wit
     names: dict[str, str],
     reader: Reader,
     monkeypatch: pytest.MonkeyPatch,
+    looking_back_always: None,
 ) -> None:
     monkeypatch.setattr(asker, "SETTLED", 0.2)
-    monkeypatch.setattr(late_rows, "EVERY", 0)
-    monkeypatch.setattr(late_rows, "PAUSE", 0)
     history(account, clock.now())
     async with Simulator(account, clock=clock, limits=Limits.unlimited()) as zendesk:
         run = Run(load_settings(overrides=[*joined(kafka, zendesk, names), "zendesk.page_size=10"]))

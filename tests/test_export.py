@@ -10,12 +10,12 @@ import pytest
 
 from producer import retry
 from producer.errors import BadAnswer, Pinned
-from producer.events import CaughtUp, Event, LateRow, Noticed, Retrying
+from producer.events import CaughtUp, LateRow, Retrying
 from producer.sandbox.broker import Cluster
 from producer.sandbox.zendesk import Account, Clock, Fault, Limits, Rules, Scenario, Simulator
 from producer.settings import Settings, load_settings
-from producer.zendesk import boundary, late_rows
-from tests.conftest import joined, until
+from producer.zendesk import boundary
+from tests.conftest import joined, said, until
 from tests.reader import Reader, faults
 from tests.test_service import Run, history, once
 
@@ -116,11 +116,6 @@ async def scene(
     ) as zendesk:
         paged = f"zendesk.page_size={PER_PAGE}"
         yield zendesk, load_settings(overrides=[*joined(kafka, zendesk, names), paged, *play.overrides, *overrides])
-
-
-def said(events: list[Event]) -> list[str]:
-    """The kinds of oddities that a person was told of."""
-    return [event.kind for event in events if isinstance(event, Noticed) and not event.again]
 
 
 @pytest.fixture(autouse=True)
@@ -246,12 +241,6 @@ async def test_the_same_page_for_ever_stops_the_account_loudly_and_repeats_nothi
 
 
 # Late rows
-
-
-@pytest.fixture
-def looking_back_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(late_rows, "EVERY", 0)
-    monkeypatch.setattr(late_rows, "PAUSE", 0)
 
 
 @pytest.mark.parametrize("export", ["time", "cursor"])

@@ -232,8 +232,13 @@ async def test_a_ticket_that_kafka_cannot_take_stops_the_account_until_the_topic
 
 def raise_limit(servers: str, topic: str, size: int) -> None:
     """What the error asks the cluster's owner to do."""
+    configure(servers, topic, "max.message.bytes", str(size))
+
+
+def configure(servers: str, topic: str, name: str, value: str) -> None:
+    """Change a topic's configuration, as the cluster's owner."""
     admin: Any = confluent_admin
-    entry = admin.ConfigEntry("max.message.bytes", str(size), incremental_operation=admin.AlterConfigOpType.SET)
+    entry = admin.ConfigEntry(name, value, incremental_operation=admin.AlterConfigOpType.SET)
     resource = admin.ConfigResource(admin.ResourceType.TOPIC, topic, incremental_configs=[entry])
     client = admin.AdminClient({"bootstrap.servers": servers})
     client.incremental_alter_configs([resource])[resource].result(10)

@@ -36,7 +36,7 @@ from producer.zendesk.page import slice_page
 from producer.zendesk.page_size import PageSize
 from producer.zendesk.source import open_source
 from producer.zendesk.walk import Walk
-from tests.conftest import until
+from tests.conftest import said, until
 from tests.test_service import history
 
 CANARY = "canary-4f1c"
@@ -86,11 +86,6 @@ async def faulty(
 
 def whole(page: Page) -> bool:
     return len(page.versions) == 40 and page.caught_up
-
-
-def said(events: list[Event]) -> list[str]:
-    """The kinds of oddities that a person was told of."""
-    return [event.kind for event in events if isinstance(event, Noticed) and not event.again]
 
 
 def by(served: Served) -> str:

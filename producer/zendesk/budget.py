@@ -103,8 +103,7 @@ class Budget:
         return max(self._sent + self._interval, self._held)
 
     def _hear_exports(self, value: str) -> None:
-        """One of the form `total=10; remaining=0; resets=2`."""
-        told = {name: int(number) for name, number in re.findall(r"(\w+)=(\d{1,9})\b", value)}
+        told = limit_of(value)
         total, remaining, resets = told.get("total"), told.get("remaining"), told.get("resets")
         reserved = 0.0
         if self._left_to_others is not None and total is not None:
@@ -149,6 +148,11 @@ class Budget:
 
     def _hold(self, seconds: float) -> None:
         self._held = max(self._held, _now() + seconds)
+
+
+def limit_of(value: str) -> dict[str, int]:
+    """The numbers of a header of the form `total=10; remaining=0; resets=2`, as far as they are told."""
+    return {name: int(number) for name, number in re.findall(r"(\w+)=(\d{1,9})\b", value)}
 
 
 def _now() -> float:

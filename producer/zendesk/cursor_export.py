@@ -19,7 +19,7 @@ from producer.zendesk.boundary import Advance, advance, sift
 from producer.zendesk.client import Answer
 from producer.zendesk.doubts import Doubts
 from producer.zendesk.late_rows import LateRows
-from producer.zendesk.page import Slice, page_of, slice_page
+from producer.zendesk.page import Slice, empty_page, page_of, slice_page
 from producer.zendesk.page_size import PageSize
 from producer.zendesk.time_export import TRIES
 
@@ -64,7 +64,7 @@ class CursorExport:
                 cursor, refused = replace(cursor, value=None), True
                 continue
             if answer.body is None:  # too recent: there is nothing yet from here on
-                return Page((), position, caught_up=True, server_time=answer.server_time)
+                return empty_page(answer, position, caught_up=True)
             cut = slice_page(answer.body)
             if self.doubts.damaged(cut):
                 continue
@@ -74,10 +74,10 @@ class CursorExport:
                 page = read(position, cut, ended, answer, self.doubts, floor, stay=self.stay)
                 return self._worth(page, position, refused=refused)
             if ended:  # the cursor stays as it is: another one for the same place would be news to write down
-                return Page((), position, True, size=len(answer.body), server_time=answer.server_time)
+                return empty_page(answer, position, caught_up=True)
             if cut.cursor not in (None, cursor.value):
                 after = replace(position, cursor=replace(cursor, value=cut.cursor))
-                return Page((), after, False, size=len(answer.body), server_time=answer.server_time)
+                return empty_page(answer, after, caught_up=False)
         raise Pinned(f"{TRIES} answers without a ticket by cursor, and the stream did not end")
 
     def _worth(self, page: Page, position: Position, *, refused: bool) -> Page:

@@ -9,14 +9,21 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from producer.errors import BadAnswer
 from producer.events import Noticed, Observer
 from producer.model import Version
+from producer.settings import ZendeskSettings
 from producer.zendesk.page import Slice
 
 DAMAGED = 3
 """Answers in a row that count other tickets than they show, until the count is no longer believed."""
+
+
+def hosts_of(zendesk: ZendeskSettings) -> frozenset[str]:
+    """The hosts that the API's links may name: where we ask, and the account's own behind a `base_url`."""
+    return frozenset({urlsplit(zendesk.base_url).hostname or "", f"{zendesk.subdomain}.zendesk.com"})
 
 
 class Notices:

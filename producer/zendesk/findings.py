@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 from typing import Literal
-from urllib.parse import urlsplit
 
 from producer.errors import EXIT_UNAVAILABLE, Final, ProducerError
 from producer.events import Answered
 from producer.settings import ZendeskSettings
 from producer.zendesk.auth import API_TOKENS_END
+from producer.zendesk.budget import limit_of
+from producer.zendesk.doubts import hosts_of
 from producer.zendesk.page import Slice
 
 _HIGH_VOLUME = 30
@@ -47,7 +48,7 @@ class Heard:
     def limit(self) -> dict[str, int]:
         """The exports' own limit: `total`, `remaining` and `resets`, as far as they are told."""
         value = next((value for name, value in self.told.limits.items() if name.endswith("incremental-exports")), "")
-        return {name: int(number) for name, number in re.findall(r"(\w+)=(\d{1,9})\b", value)}
+        return limit_of(value)
 
 
 def fact(about: str, text: str, fine: bool | str = True) -> Finding:
@@ -99,8 +100,9 @@ def envelope_findings(page: Slice, zendesk: ZendeskSettings) -> Iterator[Finding
     text = f"sent, {page.ended}".lower() if page.ended is not None else "not sent"
     right = page.ended is not None
     yield fact("end_of_stream", text, right or "an answer with fewer tickets than asked for is taken for the end")
-    host, ours = page.next_host, (None, urlsplit(zendesk.base_url).hostname, f"{zendesk.subdomain}.zendesk.com")
-    yield fact("next_page", f"at {host}" if host else "null", host in ours or "links are never followed")
+    host = page.next_host
+    ours = host is None or host in hosts_of(zendesk)
+    yield fact("next_page", f"at {host}" if host else "null", ours or "links are never followed")
 
 
 def extension(second: int, there: int, asked: int, cut: Slice | None, page_size: int) -> Finding:

@@ -94,6 +94,11 @@ def _host(url: Any) -> str | None:
         return None
 
 
+def empty_page(answer: Answer, position: Position, *, caught_up: bool) -> Page:
+    """The page of an answer that showed no row."""
+    return Page((), position, caught_up, size=len(answer.body or b""), server_time=answer.server_time)
+
+
 def page_of(answer: Answer, cut: Slice, sifted: Sifted, before: Position, after: Position, caught_up: bool) -> Page:
     """The page that an answer comes to, on the way from one position to the next."""
     return Page(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from producer.events import Noticed, Observer
 from producer.settings import Settings
@@ -15,7 +14,7 @@ from producer.zendesk.auth import API_TOKENS_END
 from producer.zendesk.budget import Budget
 from producer.zendesk.client import Client, open_client
 from producer.zendesk.cursor_export import CursorExport
-from producer.zendesk.doubts import Doubts, Notices
+from producer.zendesk.doubts import Doubts, Notices, hosts_of
 from producer.zendesk.late_rows import LateRows
 from producer.zendesk.page_size import PageSize
 from producer.zendesk.time_export import TimeExport
@@ -77,11 +76,10 @@ async def open_source(
         )
     budget = Budget(requests_per_minute or zendesk.requests_per_minute, stop, tell, zendesk.left_to_others)
     async with open_client(settings, tell, budget) as client:
-        host = urlsplit(zendesk.base_url).hostname or ""
         yield Source(
             client,
             budget,
-            Doubts(frozenset({host, f"{zendesk.subdomain}.zendesk.com"}), Notices(tell)),
+            Doubts(hosts_of(zendesk), Notices(tell)),
             PageSize(zendesk.page_size),
             PageSize(zendesk.page_size),
             zendesk.export == "cursor",

@@ -11,7 +11,7 @@ from producer.zendesk.boundary import advance
 from producer.zendesk.client import Answer
 from producer.zendesk.doubts import Doubts
 from producer.zendesk.late_rows import LateRows
-from producer.zendesk.page import Slice, page_of, slice_page
+from producer.zendesk.page import Slice, empty_page, page_of, slice_page
 from producer.zendesk.page_size import PageSize
 
 TRIES = 10
@@ -40,7 +40,7 @@ class TimeExport:
         for _ in range(TRIES):
             answer, asked = await self.asker.ask("incremental/tickets", {"start_time": start}, self.size)
             if answer.body is None:  # too recent: there is nothing yet from here on
-                return Page((), position, caught_up=True, server_time=answer.server_time), start
+                return empty_page(answer, position, caught_up=True), start
             cut = slice_page(answer.body)
             if self.doubts.damaged(cut):
                 continue
@@ -49,7 +49,7 @@ class TimeExport:
                 floor = self.late_rows.floor(position, answer.server_time)
                 return read(position, start, cut, ended, answer, self.doubts, floor)
             if ended:
-                return Page((), position, True, size=len(answer.body), server_time=answer.server_time), start
+                return empty_page(answer, position, caught_up=True), start
         raise Pinned(f"{TRIES} answers without a ticket from start_time {start}, and the stream did not end")
 
 
