@@ -599,7 +599,7 @@ def test_an_account_shows_every_field_and_every_variant_of_a_real_one() -> None:
     for _, versions in account.seconds(0, NOW, NOW):
         for version in versions:
             body = account.body(version)
-            ticket_id = account.ticket_id(version)
+            ticket_id = account.id(version)
             if ticket_id % 7 and ticket_id % 2_003 and ticket_id != 13_337:
                 continue
             sizes.append(len(body))

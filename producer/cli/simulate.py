@@ -18,6 +18,10 @@ class Era(StrEnum):
 def simulate(
     tickets: Annotated[int, typer.Option(min=0, help="Tickets in the account at the start.")] = 20_000,
     seed: Annotated[int, typer.Option(help="The same seed makes the same account.")] = 1,
+    users: Annotated[int, typer.Option(min=0, help="Users that their own export lists.")] = 0,
+    organizations: Annotated[int, typer.Option(min=0, help="Organizations that their own export lists.")] = 0,
+    events: Annotated[bool, typer.Option("--events", help="Export what happens to tickets as well.")] = False,
+    ai_agents: Annotated[float, typer.Option(min=0, max=1, help="Share of tickets that AI agents handle.")] = 0.0,
     span_days: Annotated[float, typer.Option(min=0.01, help="Days that the account's history spans.")] = 90.0,
     clock_start: Annotated[
         float | None, typer.Option(help="Unix seconds the clock starts at.", show_default="now")
@@ -38,7 +42,7 @@ def simulate(
     ] = None,
     ready_file: Annotated[Path | None, typer.Option(help="Gets the base URL once it listens.")] = None,
 ) -> None:
-    """Run a pretend Zendesk: one account, its ticket export, its limits and faults, and the truth about it."""
+    """Run a pretend Zendesk: one account, its incremental exports, its limits and faults, and the truth about it."""
     import asyncio
     import signal
     import time
@@ -61,7 +65,17 @@ def simulate(
     span = span_days * 86_400
     began = time.time() if clock_start is None else clock_start
     try:
-        account = Account.generate(tickets, seed, until=began, span=span, subdomain=subdomain)
+        account = Account.generate(
+            tickets,
+            seed,
+            until=began,
+            span=span,
+            subdomain=subdomain,
+            ai_agents=ai_agents,
+            keep_events=events,
+            users=users,
+            organizations=organizations,
+        )
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--subdomain") from error
     clock = Clock(began, speed)

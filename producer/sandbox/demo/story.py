@@ -21,13 +21,13 @@ import aiohttp
 from producer.dates import utc
 from producer.kafka.checkpoints import open_reader
 from producer.kafka.connection import client_options
+from producer.kafka.reading import open_topic
 from producer.sandbox.broker import Cluster, check_prerequisites, provision
 from producer.sandbox.demo.display import Display, State, display
 from producer.sandbox.demo.processes import DemoFailed, Process, told
 from producer.settings import Settings, TopicsSettings, load_settings
 from producer.verify import Verdict, verify
 from producer.verify.report import plain
-from producer.verify.topic import open_topic
 from producer.verify.verification import PATIENCE
 
 KILLS_AFTER_PAGES = (4, 11, 19, 27)

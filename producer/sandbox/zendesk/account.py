@@ -1,18 +1,30 @@
-"""An account's tickets: the newest version of each in stamp order, and every version that there ever was."""
+"""An account's tickets, and the streams beside them: its users, its organizations and what happens to its tickets."""
 
 import random
 import re
 from array import array
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
-from dataclasses import dataclass
-from hashlib import sha256
-from itertools import repeat
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, islice
+from typing import Any, Literal
 
 import orjson
 
-from producer.sandbox.zendesk.bodies import CLOSED, DELETED, NEW, OPEN, SCRUBBED, STATES, Bodies
+from producer.sandbox.zendesk.bodies import (
+    AGENTS,
+    CLOSED,
+    DELETED,
+    NEW,
+    OPEN,
+    ORGANIZATIONS,
+    SCRUBBED,
+    STATES,
+    Bodies,
+)
+from producer.sandbox.zendesk.directory import Directory
+from producer.sandbox.zendesk.events import TicketEvents
+from producer.sandbox.zendesk.history import History, SupportScope, View
+from producer.sandbox.zendesk.related import Related
+from producer.sandbox.zendesk.sideloads import INSIDE, Sideloads
 
 _DAY = 86_400
 _SCRUB_DELAY = 30 * _DAY + 58 * 60  # seconds from a deletion to its scrubbing, in the one case on record
@@ -22,49 +34,43 @@ _BY_SYSTEM = frozenset({"generated_timestamp"})
 _BY_EDIT = _BY_SYSTEM | {"status", "updated_at"}
 _BY_SCRUB = _BY_SYSTEM | {"status", "subject", "raw_subject", "description", "tags", "custom_fields", "fields"}
 
-
-@dataclass(frozen=True, slots=True)
-class Offered:
-    """One ticket version of the ground truth: `sha256` is of the exact bytes that the export serves, in 64 hex digits;
-    `current` says that no newer version has replaced it.
-    """
-
-    id: int
-    generated_timestamp: int
-    sha256: str
-    current: bool
-    status: str
+_STAMP_KEY = b',"generated_timestamp":'
+_NOT_COUNTED = ((0, 0),)
 
 
-class Account:
+class Account(History):
     """The tickets of one subdomain, about 150 bytes each: bodies are rendered when asked for and never kept.
 
-    A *version* is a number counting the account's changes from 0. `generated_timestamp` is set by every change,
-    `updated_at` by all but system updates and scrubbing.
+    `generated_timestamp` is set by every change, `updated_at` by all but system updates and scrubbing. `users`,
+    `organizations` and `events` are the streams beside the tickets. With `keep_events`, whatever moves a ticket's
+    `updated_at` becomes an event. `ai_agents` is the share of tickets that AI agents handle; with one above 0 every
+    ticket has a `support_type`.
     """
 
-    def __init__(self, subdomain: str = "acme", seed: int = 1) -> None:
+    def __init__(
+        self, subdomain: str = "acme", seed: int = 1, *, ai_agents: float = 0.0, keep_events: bool = False
+    ) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9-]{2,62}", subdomain):
             raise ValueError(f"subdomain {subdomain!r}: use 3 to 63 lower-case letters, digits and hyphens")
+        super().__init__("tickets", seed)
         self.subdomain = subdomain
-        self.seed = seed
+        related = Related(subdomain, seed)
+        self.users = Directory("users", related, seed)
+        self.organizations = Directory("organizations", related, seed)
+        self.events = TicketEvents(seed, self.in_scope)
+        self.sideloads = Sideloads(related, self.users, self.organizations)
         self._bodies = Bodies(subdomain, seed)
+        self._ai_agents = ai_agents
+        self._ai_tickets = ai_agents > 0
+        self._keep_events = keep_events
         # One entry per version.
-        self._ids = array("q")
-        self._stamps = array("q")
         self._created = array("q")
         self._updated = array("q")
         self._revisions = array("I")
         self._states = array("B")
-        self._current = bytearray()
-        # Sparse: versions out of the ordinary.
+        # Sparse: versions out of the ordinary. Of a version that was counted anew, how often its ticket was and when.
         self._overrides: dict[int, dict[str, Any]] = {}
-        self._raw: dict[int, bytes] = {}
-        self._visible_at: dict[int, float] = {}
-        # The newest versions: by ticket id, and in the order of (stamp, id).
-        self._newest: dict[int, int] = {}
-        self._order = array("Q")
-        self._highest_id = 0
+        self._counts: dict[int, tuple[tuple[int, int], ...]] = {}
 
     @classmethod
     def generate(
@@ -75,14 +81,20 @@ class Account:
         span: float,
         burst_every: int = 5_000,
         subdomain: str = "acme",
+        *,
+        ai_agents: float = 0.0,
+        keep_events: bool = False,
+        users: int = 0,
+        organizations: int = 0,
     ) -> "Account":
         """An account with a history of `span` seconds that ends at `until` (Unix seconds).
 
         One ticket per id from 1, in the state of its last change; edits come soon after the creation or much later. For
         every `burst_every` tickets (0: never) there is one second that a tenth to a half of so many share: bulk edits and
-        system updates. A few tickets are deleted or scrubbed, a few carry dates of 1970.
+        system updates. A few tickets are deleted or scrubbed, a few carry dates of 1970. So many `users` and
+        `organizations` are listed as well, those first to whom tickets refer.
         """
-        account = cls(subdomain, seed)
+        account = cls(subdomain, seed, ai_agents=ai_agents, keep_events=keep_events)
         rng = random.Random(f"history {seed}")
         last, length = int(until), int(span)
         begin = last - length
@@ -109,19 +121,25 @@ class Account:
             elif n % 4_999 == 6:
                 created[n] = updated[n] = 0
 
-        account._ids = array("q", range(1, tickets + 1))
-        account._stamps, account._created, account._updated = stamps, created, updated
+        account._load(array("q", range(1, tickets + 1)), stamps)
+        account._created, account._updated = created, updated
         account._revisions = array("I", (0 if state == NEW else 1 for state in states))
         account._states = array("B", states)
-        account._current = bytearray(repeat(1, tickets))
-        account._newest = dict(zip(range(1, tickets + 1), range(tickets), strict=True))
-        account._order = array("Q", sorted(range(tickets), key=stamps.__getitem__))
-        account._highest_id = tickets
+        if keep_events:
+            made = ((born, n, NEW, NEW) for n, born in enumerate(created, 1))
+            changes = zip(created, updated, states, strict=True)
+            edited = ((at, n, OPEN, min(state, DELETED)) for n, (born, at, state) in enumerate(changes, 1) if at > born)
+            account.events.generate(chain(made, edited))
+        if users:
+            account.users.generate(account._people(users), until, span)
+        if organizations:
+            account.organizations.generate(range(ORGANIZATIONS.start, ORGANIZATIONS.start + organizations), until, span)
         return account
 
-    def __len__(self) -> int:
-        """How many tickets the export can show."""
-        return len(self._order)
+    @property
+    def streams(self) -> dict[str, History]:
+        """All of them, by the names of their arrays."""
+        return {stream.name: stream for stream in (self, self.users, self.organizations, self.events)}
 
     def put(
         self,
@@ -141,7 +159,7 @@ class Account:
         ticket = self._highest_id + 1 if id is None else id
         before = self._newest.get(ticket)
         status = fields.get("status", "open")
-        version = self._append(
+        self._append(
             ticket,
             stamp,
             created=stamp if before is None else self._created[before],
@@ -149,12 +167,15 @@ class Account:
             revision=0 if before is None else self._revisions[before] + 1,
             state=STATES.index(status) if status in STATES[:SCRUBBED] else OPEN,
             overrides=fields,
+            raw=raw,
+            visible_at=visible_at,
         )
-        if raw is not None:
-            self._raw[version] = raw
-        if visible_at is not None:
-            self._visible_at[version] = visible_at
         return ticket
+
+    def rewrite(self, id: int, edit: Callable[[bytes], bytes]) -> None:
+        """From now on the ticket's newest version is served as `edit` makes it from its bytes."""
+        version = self._find(id)
+        self._raw[version] = edit(self.body(version))
 
     def create(self, at: float) -> int:
         """A new ticket, made at this moment; returns its id."""
@@ -190,6 +211,12 @@ class Account:
         if self._stamps[before] < int(at):
             self._change(before, at, updated=self._updated[before], renewed=_BY_SYSTEM)
 
+    def recount(self, id: int, at: float) -> None:
+        """What sideloads put into the ticket changes, and no stamp moves: its metrics, its comments, its incidents."""
+        version = self._find(id, at)
+        counts = self._counts.get(version, _NOT_COUNTED)
+        self._counts[version] = (*counts, (counts[-1][0] + 1, int(at)))
+
     def remove(self, id: int) -> None:
         """The ticket vanishes from the export, as old tombstones do."""
         version = self._newest.pop(id, None)
@@ -197,90 +224,94 @@ class Account:
             raise ValueError(f"account {self.subdomain} has no ticket {id}")
         self._retire(version)
 
-    def seconds(self, start: float, until: float, now: float) -> Iterator[tuple[int, list[int]]]:
-        """The newest versions visible at `now` with `start` <= stamp <= `until`, as (stamp, versions) in stamp order."""
-        position = self._position(start)
-        while position < len(self._order) and (stamp := self._stamps[self._order[position]]) <= until:
-            end = self._end_of_second(stamp, position)
-            versions = self._order[position:end].tolist()
-            if self._visible_at:
-                versions = [version for version in versions if self._is_visible(version, now)]
-            if versions:
-                yield stamp, versions
-            position = end
+    def in_scope(self, ticket: int, scope: SupportScope) -> bool:
+        """Whether a `support_type_scope` shows this ticket as it is now."""
+        version = self._newest.get(ticket)
+        return scope == "all" or (self._support_type(ticket, version) if version is not None else "agent") == scope
 
-    def rows(self, stamp: float, id: int, until: float, now: float) -> Iterator[int]:
-        """The newest versions visible at `now`, in the order of (stamp, id) from this one on, with stamp <= `until`."""
-        for position in range(self._position(stamp, id), len(self._order)):
-            version = self._order[position]
-            if self._stamps[version] > until:
-                return
-            if self._is_visible(version, now):
-                yield version
-
-    def body(self, version: int) -> bytes:
-        """The exact bytes that the export serves for this version."""
-        if version in self._raw:
-            return self._raw[version]
-        body = self._bodies.render(
-            self._ids[version],
-            self._revisions[version],
-            self._created[version],
-            self._updated[version],
-            self._stamps[version],
-            self._states[version],
-        )
-        if version not in self._overrides:
-            return body
-        ticket = orjson.loads(body) | self._overrides[version]
-        ticket["generated_timestamp"] = ticket.pop("generated_timestamp")  # stays the last key
-        return orjson.dumps(ticket)
-
-    def stamp(self, version: int) -> int:
-        """The version's `generated_timestamp`."""
-        return self._stamps[version]
-
-    def ticket_id(self, version: int) -> int:
-        """The id of the ticket that this is a version of."""
-        return self._ids[version]
+    def beside(self, bodies: Sequence[bytes], view: View) -> dict[str, list[bytes]]:
+        """The sideloaded arrays."""
+        return self.sideloads.beside(bodies, view.include)
 
     def status(self, version: int) -> str:
         """The version's `status`; `deleted` for scrubbed tickets too."""
         status: str = self._overrides.get(version, {}).get("status", STATES[min(self._states[version], DELETED)])
         return status
 
-    def versions(self, now: float | None = None) -> Iterator[Offered]:
-        """The ground truth: every version that the export may ever have shown, in the order of the changes.
+    def _contents(self, version: int, view: View) -> Sequence[bytes]:
+        if version in self._raw:
+            return [self._raw[version]]
+        body = self._body(version)
+        if not view.include & INSIDE.keys():
+            return [body]
+        return [self._counted(version, body, view, *count) for count in self._counts.get(version, _NOT_COUNTED)]
 
-        With `now`, rows that `visible_at` still hides are left out. A version that was replaced within its last minute,
-        and so never shown, is listed too: nobody can be wrong for not having it, because it is not current. Changes made
-        during the iteration are not part of it.
-        """
-        for version in range(len(self._ids)):
-            if now is not None and not self._is_visible(version, now):
-                continue
-            yield Offered(
-                self._ids[version],
-                self._stamps[version],
-                sha256(self.body(version)).hexdigest(),
-                bool(self._current[version]),
-                self.status(version),
-            )
+    def _body(self, version: int) -> bytes:
+        ticket = self._ids[version]
+        body = self._bodies.render(
+            ticket,
+            self._revisions[version],
+            self._created[version],
+            self._updated[version],
+            self._stamps[version],
+            self._states[version],
+        )
+        if self._ai_agents:
+            told = b',"support_type":"%b"' % self._support_type(ticket, version).encode()
+            rest, stamp = body.replace(b',"support_type":"agent"', b"", 1).rsplit(_STAMP_KEY, 1)
+            body = rest + told + _STAMP_KEY + stamp
+        if version not in self._overrides:
+            return body
+        fields = orjson.loads(body) | self._overrides[version]
+        fields["generated_timestamp"] = fields.pop("generated_timestamp")  # stays the last key
+        return orjson.dumps(fields)
 
-    def pick(self, rng: random.Random, at: float) -> int | None:
-        """The id of some ticket that is not deleted and can change at this moment; None when none is found."""
-        for _ in range(200 if self._order else 0):
-            version = self._order[rng.randrange(len(self._order))]
-            if self._alive(version) and self._stamps[version] <= int(at):
-                return self._ids[version]
-        return None
+    def _counted(self, version: int, body: bytes, view: View, counted: int, at: int) -> bytes:
+        """The ticket's bytes with what sideloads put into it, before the stamp, which stays the last key."""
+        updated = self._updated[version]
+        inside = self.sideloads.inside(
+            view.include,
+            self._ids[version],
+            self._revisions[version],
+            self._created[version],
+            updated,
+            counted,
+            max(updated, at),
+        )
+        rest, stamp = body.rsplit(_STAMP_KEY, 1)
+        return rest + b"," + orjson.dumps(inside)[1:-1] + _STAMP_KEY + stamp
 
-    def _find(self, ticket: int, at: float, deleted: bool | None = None) -> int:
+    def _support_type(self, ticket: int, version: int) -> Literal["agent", "ai_agent"]:
+        overridden: Literal["agent", "ai_agent"] | None = self._overrides.get(version, {}).get("support_type")
+        if overridden is not None:
+            return overridden
+        return "ai_agent" if ticket * 2_654_435_761 % 2**32 < self._ai_agents * 2**32 else "agent"
+
+    def _people(self, count: int) -> Iterable[int]:
+        """So many users, those first to whom tickets refer: the agents, then whoever asked."""
+        found = dict.fromkeys(AGENTS)
+        found.update(dict.fromkeys(map(self._bodies.requester, range(1, self._highest_id + 1))))
+        found.update(dict.fromkeys(range(AGENTS.stop, AGENTS.stop + max(0, count - len(found)))))
+        return islice(found, count)
+
+    def _hides(self, view: View) -> bool:
+        scope = view.support_type_scope
+        return super()._hides(view) or scope == "ai_agent" or (scope == "agent" and self._ai_tickets)
+
+    def _is_shown(self, version: int, now: float, view: View) -> bool:
+        if not super()._is_shown(version, now, view):
+            return False
+        scope = view.support_type_scope
+        if scope == "all" or (scope == "agent" and not self._ai_tickets):
+            return True
+        return self._support_type(self._ids[version], version) == scope
+
+    def _find(self, ticket: int, at: float | None = None, deleted: bool | None = None) -> int:
         """The newest version, if it can change at this moment: `deleted` says what it must be."""
         version = self._newest.get(ticket)
         if version is None:
             raise ValueError(f"account {self.subdomain} has no ticket {ticket}")
-        if self._stamps[version] > int(at):
+        if at is not None and self._stamps[version] > int(at):
             raise ValueError(f"ticket {ticket} cannot change at {int(at)}: it has changed at {self._stamps[version]}")
         if deleted is True and self._states[version] != DELETED:
             raise ValueError(f"ticket {ticket} is {STATES[self._states[version]]}, not deleted")
@@ -309,6 +340,7 @@ class Account:
             revision=self._revisions[before] if revision is None else revision,
             state=self._states[before] if state is None else state,
             overrides={k: v for k, v in self._overrides.get(before, {}).items() if k not in renewed},
+            event=renewed is _BY_EDIT,
         )
 
     def _append(
@@ -321,38 +353,21 @@ class Account:
         revision: int,
         state: int,
         overrides: dict[str, Any],
-    ) -> int:
-        version = len(self._ids)
-        self._ids.append(ticket)
-        self._stamps.append(stamp)
+        event: bool = True,
+        raw: bytes | None = None,
+        visible_at: float | None = None,
+    ) -> None:
+        before = self._newest.get(ticket)
+        version = self._add(ticket, stamp, raw, visible_at)
         self._created.append(created)
         self._updated.append(updated)
         self._revisions.append(revision)
         self._states.append(state)
-        self._current.append(1)
         if overrides:
             self._overrides[version] = overrides
-        before = self._newest.get(ticket)
-        if before is not None:
-            self._retire(before)
-        self._newest[ticket] = version
-        self._order.insert(self._position(stamp, ticket), version)
-        self._highest_id = max(self._highest_id, ticket)
-        return version
-
-    def _retire(self, version: int) -> None:
-        self._current[version] = 0
-        del self._order[self._position(self._stamps[version], self._ids[version])]
-
-    def _is_visible(self, version: int, now: float) -> bool:
-        return self._visible_at.get(version, now) <= now
-
-    def _position(self, stamp: float, id: int = 0) -> int:
-        """Where (stamp, id) is, or belongs, in the order."""
-        return bisect_left(self._order, (stamp, id), key=lambda v: (self._stamps[v], self._ids[v]))
-
-    def _end_of_second(self, stamp: int, position: int) -> int:
-        """Behind the last version of the second that begins at `position`; most seconds have one version only."""
-        if position + 1 == len(self._order) or self._stamps[self._order[position + 1]] != stamp:
-            return position + 1
-        return bisect_right(self._order, stamp, position, key=self._stamps.__getitem__)
+            self._ai_tickets |= overrides.get("support_type") == "ai_agent"
+        if before in self._counts:
+            self._counts[version] = self._counts[before][-1:]
+        if self._keep_events and event:
+            was, now = (NEW, NEW) if before is None else (self._states[before], state)
+            self.events.put(stamp, ticket, before=was, after=now)

@@ -19,6 +19,12 @@ HUGE_EVERY: Final = 20_000
 HUGE_ID: Final = 13_337
 """One ticket id in 20,000 (13337 is the first) is over 1 MiB, by a long custom field, which every body holds twice."""
 
+AGENTS: Final = range(6_140_000_000_000, 6_140_000_000_040)
+GROUPS: Final = range(33_144_692_244_499, 33_144_692_244_506)
+ORGANIZATIONS: Final = range(6_130_869_157_658, 6_130_869_157_758)
+CUSTOM_STATUSES: Final = range(6_130_830_355_738, 6_130_830_355_738 + len(STATES))
+"""The ids that tickets refer to; a custom status has the place that its state has in `STATES`."""
+
 _POOL: Final = 64  # variants of each pre-rendered piece: enough that a page does not compress like one ticket
 
 # The keys, and their order, of a ticket of the time-based export as recorded in 2024.
@@ -88,9 +94,9 @@ class Bodies:
         `created`, `updated` and `stamp` are Unix seconds, `state` is an index into `STATES`. A higher `revision` is the
         same ticket after another edit; requester, description and channel stay.
         """
-        born = blake2b(b"%d" % ticket, key=self._key, digest_size=32).digest()
+        born = self._born(ticket)
         edit = blake2b(b"%d/%d" % (ticket, revision), key=self._key, digest_size=32).digest()
-        requester = 6_130_000_000_000 + int.from_bytes(born[0:4])
+        requester = _requester(born)
         scrubbed = state == SCRUBBED
         if scrubbed:
             subject = raw_subject = b'"SCRUBBED"'
@@ -109,8 +115,8 @@ class Bodies:
                 edit[2] * 100 + edit[3],
             )
             people = self._id_lists[edit[4] % _POOL]
-            assignee = b"%d" % (6_140_000_000_000 + edit[5] % 40) if state != NEW else b"null"
-            group = b"%d" % (33_144_692_244_499 + edit[5] % 7)
+            assignee = b"%d" % AGENTS[edit[5] % 40] if state != NEW else b"null"
+            group = b"%d" % GROUPS[edit[5] % 7]
         kind = born[11] % len(_TYPES)
         status = STATES[DELETED if scrubbed else state].encode()
         return _TICKET % (
@@ -129,9 +135,9 @@ class Bodies:
             status,
             b'"support@%b.example"' % self._subdomain if born[14] < 90 else b"null",
             requester,
-            requester if born[15] < 200 else 6_140_000_000_000 + born[15] % 40,
+            requester if born[15] < 200 else AGENTS[born[15] % 40],
             assignee,
-            b"%d" % (6_130_869_157_658 + born[16] % 100) if born[16] < 180 else b"null",
+            b"%d" % ORGANIZATIONS[born[16] % 100] if born[16] < 180 else b"null",
             group,
             people,
             self._id_lists[born[17] % _POOL],
@@ -145,7 +151,7 @@ class Bodies:
             custom_fields,
             self._ratings[edit[24] % len(self._ratings)],
             b"[6130000000%03d]" % born[21] if born[21] < 4 else b"[]",
-            6_130_830_355_738 + state,
+            CUSTOM_STATUSES[state],
             custom_fields,
             b"[%d]" % (ticket + 1) if state == CLOSED and edit[25] < 20 else b"[]",
             self._forms[born[22] % 4],
@@ -156,6 +162,14 @@ class Bodies:
             self._extras(born),
             stamp,
         )
+
+    def requester(self, ticket: int) -> int:
+        """The id of the user who asked, the same in every version of the ticket."""
+        return _requester(self._born(ticket))
+
+    def _born(self, ticket: int) -> bytes:
+        """The dice thrown once for a ticket."""
+        return blake2b(b"%d" % ticket, key=self._key, digest_size=32).digest()
 
     def _subject(self, dice: int, ticket: int) -> tuple[bytes, bytes]:
         """`subject` and `raw_subject`; they differ where the subject is made of dynamic content."""
@@ -180,6 +194,10 @@ class Bodies:
                 born[29:31].hex().upper().encode(),
             )
         return recent + self._samples[born[31] % _POOL] if born[31] < 16 else recent
+
+
+def _requester(born: bytes) -> int:
+    return 6_130_000_000_000 + int.from_bytes(born[0:4])
 
 
 def _date(stamp: int) -> bytes:

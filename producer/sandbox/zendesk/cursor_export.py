@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
-from producer.sandbox.zendesk.account import Account
+from producer.sandbox.zendesk.history import PLAIN, History, View
 from producer.sandbox.zendesk.page import Page
 from producer.sandbox.zendesk.rules import Rules
 
 _POSITION: Final = re.compile(rb"(\d{1,18})\.0\|\|(\d{1,18})\|")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CursorPage(Page):
     """One answer of the cursor-based export.
 
@@ -27,7 +27,7 @@ class CursorPage(Page):
     link: Callable[[str], str]
 
     def envelope(self) -> dict[str, Any]:
-        """What frames the tickets. No recorded page has anything before it."""
+        """What frames the rows. No recorded page has anything before it."""
         return {
             "after_url": None if self.after_cursor is None else self.link(self.after_cursor),
             "before_url": None,
@@ -38,31 +38,25 @@ class CursorPage(Page):
 
 
 class CursorExport:
-    """Pages of one account in the order of (stamp, id), each from behind the last row of another.
+    """Pages of one stream in the order of (stamp, id), each from behind the last row of another.
 
     A page is never extended. Where nothing follows a cursor, that cursor is handed out again; a first request that matches
     nothing gets none. Both are end of stream.
     """
 
-    def __init__(self, account: Account, rules: Rules) -> None:
-        self._account = account
+    def __init__(self, history: History, rules: Rules) -> None:
+        self._history = history
         self._rules = rules
         self._handed_out: dict[str, float] = {}
 
     def first(
-        self,
-        start_time: int,
-        per_page: int,
-        now: float,
-        link: Callable[[str], str],
-        *,
-        exclude_deleted: bool = False,
+        self, start_time: int, per_page: int, now: float, link: Callable[[str], str], view: View = PLAIN
     ) -> CursorPage:
         """The page that begins at `start_time`; `link` makes the URL of what is behind a cursor."""
-        return self._page(None, start_time, 0, per_page, now, link, exclude_deleted)
+        return self._page(None, start_time, 0, per_page, now, link, view)
 
     def after(
-        self, cursor: str, per_page: int, now: float, link: Callable[[str], str], *, exclude_deleted: bool = False
+        self, cursor: str, per_page: int, now: float, link: Callable[[str], str], view: View = PLAIN
     ) -> CursorPage | None:
         """The page behind a cursor; None for a cursor that is unreadable or has expired."""
         position = _position(cursor)
@@ -70,7 +64,7 @@ class CursorExport:
         if position is None or (lasts is not None and now - self._handed_out.get(cursor, now) > lasts):
             return None
         stamp, last_id = position
-        return self._page(cursor, stamp, last_id + 1, per_page, now, link, exclude_deleted)
+        return self._page(cursor, stamp, last_id + 1, per_page, now, link, view)
 
     def _page(
         self,
@@ -80,18 +74,26 @@ class CursorExport:
         per_page: int,
         now: float,
         link: Callable[[str], str],
-        exclude_deleted: bool,
+        view: View,
     ) -> CursorPage:
-        account = self._account
-        following = account.rows(stamp, id, now - self._rules.excluded_seconds, now)
-        if exclude_deleted:
-            following = (row for row in following if account.status(row) != "deleted")
+        history = self._history
+        following = history.rows(stamp, id, now - self._rules.excluded_seconds, now, view)
         rows = list(islice(following, per_page))
         end_of_stream = next(following, None) is None
-        after_cursor = _cursor(account.stamp(rows[-1]), account.ticket_id(rows[-1])) if rows else cursor
+        after_cursor = _cursor(history.stamp(rows[-1]), history.id(rows[-1])) if rows else cursor
         if after_cursor is not None:
             self._handed_out[after_cursor] = now
-        return CursorPage([account.body(row) for row in rows], end_of_stream, stamp, cursor, after_cursor, link)
+        bodies = [history.body(row, view) for row in rows]
+        return CursorPage(
+            name=history.name,
+            rows=bodies,
+            end_of_stream=end_of_stream,
+            since=stamp,
+            beside=history.beside(bodies, view),
+            cursor=cursor,
+            after_cursor=after_cursor,
+            link=link,
+        )
 
 
 def _cursor(stamp: int, id: int) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from email.utils import formatdate
@@ -22,17 +22,17 @@ from producer.sandbox.zendesk.answers import Answer
 from producer.sandbox.zendesk.changes import KINDS, Changes
 from producer.sandbox.zendesk.clock import Clock
 from producer.sandbox.zendesk.cursor_export import CursorExport
+from producer.sandbox.zendesk.endpoints import ENDPOINTS, view_of, warning
 from producer.sandbox.zendesk.export import Export, TimePage
 from producer.sandbox.zendesk.faults import Fault, Scenario
+from producer.sandbox.zendesk.history import History, View
 from producer.sandbox.zendesk.limits import Bucket, Buckets, Limits
 from producer.sandbox.zendesk.page import MAX_PER_PAGE, Page
 from producer.sandbox.zendesk.rules import Rules
 from producer.sandbox.zendesk.spoil import Spoiler
 from producer.sandbox.zendesk.wire import deliver, pause
 
-_EXPORT_PATHS: Final = ("/api/v2/incremental/tickets", "/api/v2/incremental/tickets.json")
-_CURSOR_PATHS: Final = ("/api/v2/incremental/tickets/cursor", "/api/v2/incremental/tickets/cursor.json")
-_SAMPLE_PATHS: Final = ("/api/v2/incremental/tickets/sample", "/api/v2/incremental/tickets/sample.json")
+_EXPORT_PATH: Final = "/api/v2/incremental/tickets"
 _TRUTH_BLOCK = 200  # lines rendered between two looks at other requests
 _STARTED = web.RequestKey("started", float)
 _REQUEST_ID = web.RequestKey("request_id", str)
@@ -43,8 +43,8 @@ class Served:
     """One request to the API and what it got. `number` counts from 1, `at` is simulated Unix seconds.
 
     `start_time` and `per_page` are None when not sent or not numbers, `cursor` when not sent, `status` when the connection
-    was reset before it. `tickets`, `end_time` (None for the cursor export) and `end_of_stream` are the page's before a
-    fault spoils it.
+    was reset before it. `tickets` (how many rows, of whatever stream), `end_time` (None for the cursor export) and
+    `end_of_stream` are the page's before a fault spoils it.
     """
 
     number: int
@@ -93,8 +93,8 @@ class Simulator:
         self._scenario = scenario or Scenario()
         self._spoiler = Spoiler()
         self._rules = rules or Rules()
-        self._export = Export(account, self._rules)
-        self._cursor_export = CursorExport(account, self._rules)
+        self._exports = {name: Export(stream, self._rules) for name, stream in account.streams.items()}
+        self._cursor_exports = {name: CursorExport(stream, self._rules) for name, stream in account.streams.items()}
         self._buckets = Buckets(limits or Limits(), clock)
         self._date_skew = date_skew
         self._send_date = send_date
@@ -145,6 +145,8 @@ class Simulator:
         if isinstance(answer, Page):
             body = answer.to_bytes() if fault is None else self._spoiler.spoil(answer, fault)
             answer = Answer(200, body, headers={"ETag": f'W/"{blake2b(body, digest_size=16).hexdigest()}"'})
+            if (warned := warning(request.query, ENDPOINTS[request.path].stream)) is not None:
+                answer.headers["X-Zendesk-Api-Warn"] = warned
         self.journal.append(
             Served(
                 number=number,
@@ -154,7 +156,7 @@ class Simulator:
                 cursor=request.query.get("cursor"),
                 per_page=per_page,
                 status=None if fault is not None and fault.name == "reset_before_headers" else answer.status,
-                tickets=0 if page is None else len(page.tickets),
+                tickets=0 if page is None else len(page.rows),
                 end_time=page.end_time if isinstance(page, TimePage) else None,
                 end_of_stream=None if page is None else page.end_of_stream,
                 request_id=request[_REQUEST_ID],
@@ -170,38 +172,41 @@ class Simulator:
         scheme = refusal(request.headers.get("Authorization"), self._credentials)
         if scheme is not None:
             return answers.not_authenticated(scheme)
-        if request.method != "GET" or request.path not in (*_EXPORT_PATHS, *_CURSOR_PATHS, *_SAMPLE_PATHS):
+        if request.method != "GET" or request.path not in ENDPOINTS:
             return answers.invalid_endpoint()
-        refused = self._buckets.take("sample" if request.path in _SAMPLE_PATHS else "export")
+        refused = self._buckets.take(ENDPOINTS[request.path].bucket)
         return self._page(request) if refused is None else self._too_many(refused)
 
     def _page(self, request: web.Request) -> Page | Answer:
         """The page that the parameters ask for, or what is wrong with them."""
-        query, now = request.query, self.clock.now()
+        query, now, endpoint = request.query, self.clock.now(), ENDPOINTS[request.path]
         per_page = _integer(query.get("per_page", f"{MAX_PER_PAGE}"))
         if per_page is None or per_page < 1:
             return answers.invalid_value("per_page", query["per_page"])
         per_page = min(per_page, MAX_PER_PAGE)
-        exclude_deleted = query.get("exclude_deleted") == "true"
+        view = view_of(query, endpoint.stream)
+        if isinstance(view, Answer):
+            return view
 
         def after_url(cursor: str) -> str:
-            return _link(request, cursor=cursor)
+            return _link(request, self._rules.links_keep, cursor=cursor)
 
         def next_page(end_time: int) -> str:
-            return _link(request, start_time=f"{end_time}")
+            return _link(request, self._rules.links_keep, start_time=f"{end_time}")
 
-        by_cursor = request.path in _CURSOR_PATHS
+        export, cursor_export = self._exports[endpoint.stream], self._cursor_exports[endpoint.stream]
+        by_cursor = endpoint.way == "cursor"
         if by_cursor and "cursor" in query:
-            page = self._cursor_export.after(query["cursor"], per_page, now, after_url, exclude_deleted=exclude_deleted)
+            page = cursor_export.after(query["cursor"], per_page, now, after_url, view)
             return answers.cursor_refused() if page is None else page
         start_time = self._start_time(query, now)
         if isinstance(start_time, Answer):
             return start_time
         if by_cursor:
-            return self._cursor_export.first(start_time, per_page, now, after_url, exclude_deleted=exclude_deleted)
-        if request.path in _SAMPLE_PATHS:
-            return self._export.sample(start_time, now, next_page)
-        return self._export.page(start_time, per_page, now, next_page, exclude_deleted=exclude_deleted)
+            return cursor_export.first(start_time, per_page, now, after_url, view)
+        if endpoint.way == "sample":
+            return export.sample(start_time, now, next_page, view)
+        return export.page(start_time, per_page, now, next_page, view)
 
     def _start_time(self, query: Mapping[str, str], now: float) -> int | Answer:
         if "start_time" not in query:
@@ -241,7 +246,8 @@ class Simulator:
         headers["X-Runtime"] = f"{perf_counter() - request[_STARTED]:.6f}"
         for _ in range(2):  # the real one sends it twice
             headers.add("X-Request-Id", request[_REQUEST_ID])
-        headers.extend(self._buckets.headers())
+        endpoint = ENDPOINTS.get(request.path)
+        headers.extend(self._buckets.headers("export" if endpoint is None else endpoint.bucket))
 
     async def _summary(self, _: web.Request) -> web.Response:
         """`GET /simulator`."""
@@ -249,23 +255,31 @@ class Simulator:
             {
                 "subdomain": self.account.subdomain,
                 "seed": self.account.seed,
-                "tickets": len(self.account),
+                **{name: len(stream) for name, stream in self.account.streams.items()},
                 "requests": len(self.journal),
                 "now": self.clock.now(),
                 "speed": self.clock.speed,
-                "export": self.base_url + _EXPORT_PATHS[0],
-                "cursor_export": self.base_url + _CURSOR_PATHS[0],
+                "export": self.base_url + _EXPORT_PATH,
+                "cursor_export": f"{self.base_url}{_EXPORT_PATH}/cursor",
                 "truth": f"{self.base_url}/simulator/truth",
                 "journal": f"{self.base_url}/simulator/journal",
             }
         )
 
     async def _truth(self, request: web.Request) -> web.StreamResponse:
-        """`GET /simulator/truth`: one line per version offered until now; with `current=true` the current ones."""
+        """`GET /simulator/truth`: one line per version offered until now; with `current=true` the current ones.
+
+        `stream` is another one than `tickets`; `include`, `exclude_deleted` and `support_type_scope` mean the same as in
+        an export: what was offered to whoever asked so.
+        """
         only_current = request.query.get("current") == "true"
+        stream = request.query.get("stream", "tickets")
+        view = view_of(request.query, stream)
+        if stream not in self.account.streams or isinstance(view, Answer):
+            return _json({"error": "InvalidValue", "streams": [*self.account.streams]}, status=400)
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         await response.prepare(request)
-        lines = _lines(self.account, self.clock.now(), only_current)
+        lines = _lines(self.account.streams[stream], self.clock.now(), view, only_current)
         while block := b"".join(islice(lines, _TRUTH_BLOCK)):
             await response.write(block)
             await asyncio.sleep(0)
@@ -302,14 +316,14 @@ def _integer(text: str | None) -> int | None:
         return None
 
 
-def _link(request: web.Request, **position: str) -> str:
-    """The request's URL from this position on, with its form of the path and its `per_page`."""
-    echoed = {key: value for key, value in request.query.items() if key == "per_page"}
+def _link(request: web.Request, keep: Container[str], **position: str) -> str:
+    """The request's URL from this position on, with its form of the path and those parameters that links `keep`."""
+    echoed = {key: value for key, value in request.query.items() if key in keep}
     return f"{request.scheme}://{request.host}{request.path}?{urlencode(sorted({**echoed, **position}.items()))}"
 
 
-def _lines(account: Account, now: float, only_current: bool) -> Iterator[bytes]:
-    for offered in account.versions(now):
+def _lines(stream: History, now: float, view: View, only_current: bool) -> Iterator[bytes]:
+    for offered in stream.versions(now, view):
         if offered.current or not only_current:
             yield orjson.dumps(offered, option=orjson.OPT_APPEND_NEWLINE)
 
