@@ -13,3 +13,14 @@ def utc(seconds: float) -> str:
 def position(end_time: int | None) -> str:
     """A position as a date and as the number that settings and the API take."""
     return "no position" if end_time is None else f"{utc(end_time)} ({end_time})"
+
+
+def seconds(date: str | None) -> int | None:
+    """Unix seconds of an ISO 8601 date; None where it is none. One without a zone counts as UTC."""
+    try:
+        if date is None:
+            return None
+        moment = datetime.fromisoformat(date)
+        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    except (ValueError, OverflowError):
+        return None

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from producer.model import Checkpoint, Page
+from producer.shipment import Shipment
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +57,22 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """A page's records and its checkpoint are committed. `size` counts the bytes of the values."""
+    """A page's records and its checkpoint, as it was written, are committed."""
 
     page: Page
+    shipment: Shipment
     checkpoint: Checkpoint
-    records: int
-    size: int
     seconds: float
+
+    @property
+    def records(self) -> int:
+        """How many records it had, the checkpoint's not counted."""
+        return len(self.shipment)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the values in the tickets topic."""
+        return sum(len(version.value) for version in self.shipment.published)
 
 
 @dataclass(frozen=True, slots=True)

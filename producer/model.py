@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import msgspec
 import orjson
@@ -21,6 +21,19 @@ FORMAT = 1
 Headers = list[tuple[str, bytes]]
 
 
+Reason = Literal["no_id", "no_stamp", "unparsable", "too_large"]
+REASONS: tuple[Reason, ...] = get_args(Reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Poison:
+    """Why a version cannot be published: `reason` is a short name, stable like a metric's label; `detail` says more, and
+    nothing of what is in the ticket."""
+
+    reason: Reason
+    detail: str
+
+
 # Thousands of these are made for a page. As structs they cost a quarter of a frozen dataclass, and without `gc`, since no
 # cycle can go through them, the collector has nothing to do with them.
 class Version(msgspec.Struct, frozen=True, gc=False):
@@ -28,7 +41,8 @@ class Version(msgspec.Struct, frozen=True, gc=False):
 
     `stamp` is its `generated_timestamp` (Unix seconds), or, where that is missing (`stamped` False), its `updated_at`;
     `digest` the H of the design: the first 16 hexadecimal digits of the SHA-256 of `value`, which holds the ticket's exact
-    bytes. `updated_at` is Zendesk's text for it, or None.
+    bytes. `updated_at` is Zendesk's text for it, or None. `poison` says why no consumer could use it, which is why it goes
+    to the dead letters; then the `id` may be one of ours, below 0 and made from the bytes, and the `stamp` 0.
     """
 
     id: int
@@ -38,6 +52,7 @@ class Version(msgspec.Struct, frozen=True, gc=False):
     deleted: bool = False
     updated_at: str | None = None
     stamped: bool = True
+    poison: Poison | None = None
 
     def __repr__(self) -> str:
         """Without what is in the ticket."""
@@ -122,7 +137,7 @@ class Page:
 class Record(msgspec.Struct, frozen=True, gc=False):
     """One Kafka message for one partition of a topic. A `value` of None is a tombstone."""
 
-    key: bytes
+    key: bytes | None
     value: bytes | None
     headers: Headers
 
@@ -138,7 +153,8 @@ class Checkpoint:
     Written in the same transaction as the page that it covers. The fields are those of the design, section 4; `ends`
     has, per partition of the tickets topic, the offset after our last append. `end_time` is None after a
     `checkpoint reset`; `since` and `cursor` are those of a Position. `first` is the stamp of the history's first ticket, for
-    telling how much of it is done. `unknown` keeps the fields of newer programs, so that writing them back loses nothing.
+    telling how much of it is done. `caught_up` is when it was caught up last (the API's clock, Unix seconds) and where;
+    `steady` the same of when it had been so for a while. `dead_lettered` counts the dead letters of this generation. `unknown` keeps the fields of newer programs, so that writing them back loses nothing.
     """
 
     account: str
@@ -158,7 +174,9 @@ class Checkpoint:
     since: int | None = None
     first: int | None = None
     caught_up: tuple[float, int] | None = None
+    steady: tuple[float, int] | None = None
     cursor: Cursor | None = None
+    dead_lettered: int = 0
     written_at: str = ""
     program: str = ""
     unknown: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -175,23 +193,30 @@ class Checkpoint:
         """As of a Position."""
         return _pinned(self.cursor)
 
-    def after(self, page: Page) -> Self:
-        """The checkpoint that covers the page. `seq` counts pages with records only, so that it has no gaps in the topic."""
+    def after(self, page: Page, *, published: bool, dead_lettered: int, steady: tuple[float, int] | None) -> Self:
+        """The checkpoint that covers the page.
+
+        `published`: whether it has records for the tickets topic; `seq` counts only such pages, so that it has no gaps there.
+        `dead_lettered`: how many of its versions go to the dead letters.
+        """
         end_time = page.position.end_time
+        stamps = (version.stamp for version in page.versions if version.stamped)
         return self.replace(
-            seq=self.seq + bool(page.versions),
+            seq=self.seq + published,
+            dead_lettered=self.dead_lettered + dead_lettered,
             end_time=end_time,
             boundary=page.position.boundary,
             since=page.position.since,
             cursor=page.position.cursor,
-            first=page.versions[0].stamp if self.first is None and page.versions else self.first,
+            first=next(stamps, None) if self.first is None else self.first,
             skipped=_less(self.skipped, self.position.end_time, end_time),
             caught_up=(page.server_time, end_time) if page.caught_up and page.server_time else self.caught_up,
+            steady=steady,
         )
 
     def at(self, end_time: int | None, **changes: Any) -> Self:
         """A copy that a person has put to another position, at which nothing is remembered."""
-        return self.replace(end_time=end_time, boundary={}, since=None, cursor=None, **changes)
+        return self.replace(end_time=end_time, boundary={}, since=None, cursor=None, steady=None, **changes)
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed."""
@@ -230,9 +255,9 @@ class Checkpoint:
             },
             "boundary": {str(id_): (seen.stamp, seen.digest, seen.content) for id_, seen in self.boundary.items()},
             "late_rows": None if self.since is None else {"since": self.since, "for": position},
-            "caught_up": None
-            if self.caught_up is None
-            else {"server_time": self.caught_up[0], "position": self.caught_up[1], "for": position},
+            "caught_up": _moment(self.caught_up, position),
+            "steady": _moment(self.steady, position),
+            "dead_lettered": self.dead_lettered,
             "written_at": self.written_at,
             "program": self.program,
         }
@@ -270,7 +295,7 @@ class Checkpoint:
         end_time = None if raw["end_time"] is None else _integer(raw["end_time"])
         generation, seq = _integer(raw["generation"]), _integer(raw["seq"])
         place = [generation, end_time, seq]
-        caught_up, late_rows = (_true_at(place, raw.get(name)) for name in ("caught_up", "late_rows"))
+        caught_up, steady, late_rows = (_true_at(place, raw.get(name)) for name in ("caught_up", "steady", "late_rows"))
         return cls(
             account=str(raw["account"]),
             stream=str(raw["stream"]),
@@ -292,6 +317,8 @@ class Checkpoint:
             skipped=tuple((_integer(low), _integer(high)) for low, high in raw["skipped"]),
             since=None if late_rows is None else _integer(late_rows["since"]),
             caught_up=None if caught_up is None else (float(caught_up["server_time"]), _integer(caught_up["position"])),
+            steady=None if steady is None else (float(steady["server_time"]), _integer(steady["position"])),
+            dead_lettered=_integer(raw.get("dead_lettered", 0)),
             cursor=None if raw["cursor"] is None else _cursor(raw["cursor"]),
             written_at=str(raw["written_at"]),
             program=str(raw["program"]),
@@ -301,7 +328,7 @@ class Checkpoint:
 
 _KNOWN = frozenset(
     "format min_reader account stream tickets dead_letters checkpoints generation seq instance from first skipped end_time cursor "
-    "boundary late_rows caught_up written_at program".split()
+    "boundary late_rows caught_up steady dead_lettered written_at program".split()
 )
 
 
@@ -322,6 +349,10 @@ def _pinned(cursor: Cursor | None) -> bool:
 def _true_at(place: list[int | None], field: Any) -> Any:
     """A field that is true at one position only: None where a program that did not know it has moved on since."""
     return None if field is None or field["for"] != place else field
+
+
+def _moment(moment: tuple[float, int] | None, place: list[int | None]) -> dict[str, Any] | None:
+    return None if moment is None else {"server_time": moment[0], "position": moment[1], "for": place}
 
 
 def _cursor(raw: Any) -> Cursor:

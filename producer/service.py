@@ -6,11 +6,12 @@ import time
 
 from producer.errors import Blocked, Fenced, Retriable, SessionOver, Stopping
 from producer.events import CaughtUp, Committed, Fetched, Observer, Started, Stopped
+from producer.kafka.limits import Limits
 from producer.kafka.session import Session, open_session
 from producer.model import Checkpoint
-from producer.records import Records
 from producer.retry import Setbacks
 from producer.settings import Settings
+from producer.shipment import Sorter
 from producer.stop import Stop
 from producer.zendesk.source import open_source
 from producer.zendesk.walk import Walk
@@ -34,6 +35,8 @@ async def run(
         Unavailable: no page was committed for `give_up_after` seconds (None: wait for ever).
     """
     tell(Started(settings.zendesk.subdomain, instance, _summary(settings)))
+    limits = Limits()
+    sorter = Sorter(settings, limits)
     setbacks = Setbacks(settings.kafka.standby_seconds, give_up_after, tell)
     held: Checkpoint | None = None
     take_over = False
@@ -44,10 +47,10 @@ async def run(
                 session: Session | None = None
                 try:
                     async with (
-                        open_session(settings, instance, held, tell, take_over=take_over) as session,
+                        open_session(settings, instance, held, limits, tell, take_over=take_over) as session,
                         source.export(session.check) as export,
                     ):
-                        await pump(export, session, settings, stop, tell, once=once)
+                        await pump(export, session, sorter, settings.zendesk.poll_interval, stop, tell, once=once)
                         return
                 except Stopping:
                     return
@@ -65,30 +68,24 @@ async def run(
         tell(Stopped(held, error))
 
 
-async def pump(export: Walk, session: Session, settings: Settings, stop: Stop, tell: Observer, *, once: bool) -> None:
+async def pump(
+    export: Walk, session: Session, sorter: Sorter, poll_interval: float, stop: Stop, tell: Observer, *, once: bool
+) -> None:
     """The main loop: one page, one transaction. Ends when asked to stop, with `once` when caught up."""
     while not stop.is_set():
         checkpoint = session.checkpoint
         page = await stop.cut_short(export.fetch(checkpoint.position))
         tell(Fetched(page))
-        if page.versions or page.position != checkpoint.position or session.due:
-            successor = checkpoint.after(page)
-            records = Records(
-                page.versions,
-                account=successor.account,
-                generation=successor.generation,
-                seq=successor.seq,
-                tombstones=settings.tickets.tombstones,
-            )
+        shipment = sorter.sort(page, checkpoint)
+        if shipment or page.position != checkpoint.position or session.due:
             started = time.monotonic()
-            checkpoint = await session.commit(records, successor)
-            size = sum(len(version.value) for version in page.versions)
-            tell(Committed(page, checkpoint, len(records), size, time.monotonic() - started))
+            checkpoint = await session.commit(shipment.records, shipment.checkpoint)
+            tell(Committed(page, shipment, checkpoint, time.monotonic() - started))
         if page.caught_up:
             if once:
                 return
-            tell(CaughtUp(checkpoint, page.server_time, settings.zendesk.poll_interval))
-            await stop.sleep(settings.zendesk.poll_interval)
+            tell(CaughtUp(checkpoint, page.server_time, poll_interval))
+            await stop.sleep(poll_interval)
 
 
 def _summary(settings: Settings) -> dict[str, str]:

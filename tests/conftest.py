@@ -73,7 +73,7 @@ def settings(overrides: list[str]) -> Settings:
 @pytest.fixture
 def reader(kafka: Cluster, names: dict[str, str]) -> Reader:
     """An independent reader of the test's topics."""
-    return Reader(kafka.bootstrap_servers, names["tickets"], names["checkpoints"])
+    return Reader(kafka.bootstrap_servers, names["tickets"], names["checkpoints"], names["dead_letters"])
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
 from producer.sandbox.zendesk import Offered
@@ -22,15 +22,15 @@ class Message:
 
     partition: int
     offset: int
-    key: bytes
+    key: bytes | None
     value: bytes | None
     headers: dict[str, str]
 
     @property
     def identity(self) -> tuple[int, int, str]:
-        """(id, stamp, H), from `ce_id`."""
+        """(id, stamp, H), from `ce_id`; an id that is not known is -1."""
         id_, stamp, digest, *_ = self.headers["ce_id"].split(":")
-        return int(id_), int(stamp), digest
+        return -1 if id_ == "unknown" else int(id_), int(stamp), digest
 
     @property
     def page(self) -> tuple[int, int, int, int]:
@@ -42,14 +42,19 @@ class Message:
 class Reader:
     """Reads a test's topics from the beginning to their ends."""
 
-    def __init__(self, bootstrap_servers: str, tickets: str, checkpoints: str) -> None:
+    def __init__(self, bootstrap_servers: str, tickets: str, checkpoints: str, dead_letters: str = "") -> None:
         self._servers = bootstrap_servers
         self._tickets = tickets
         self._checkpoints = checkpoints
+        self._dead_letters = dead_letters
 
     def messages(self) -> list[Message]:
         """The tickets topic, partition by partition."""
         return self._read(self._tickets)
+
+    def letters(self) -> list[Message]:
+        """The dead-letter topic."""
+        return self._read(self._dead_letters)
 
     def checkpoints(self) -> list[dict[str, Any]]:
         """The values of the checkpoint topic, oldest first."""
@@ -88,7 +93,7 @@ class Reader:
                     assert isinstance(each[1], bytes)
                     headers[each[0]] = each[1].decode()
                 key, value = message.key(), message.value()
-                assert isinstance(key, bytes)
+                assert key is None or isinstance(key, bytes)
                 assert value is None or isinstance(value, bytes)
                 read.append(Message(*place(message), key, value, headers))
         finally:
@@ -107,12 +112,26 @@ class Reader:
         try:
             ends: dict[int, int] = {}
             for partition in consumer.list_topics(topic, timeout=10).topics[topic].partitions:
-                low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+                low, high = _watermarks(consumer, TopicPartition(topic, partition))
                 if low < high:
                     ends[partition] = high
             return ends
         finally:
             consumer.close()
+
+
+def _watermarks(consumer: Consumer, partition: TopicPartition) -> tuple[int, int]:
+    """Of a topic that was created a moment ago, a broker may not know yet that it leads it."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            low, high = consumer.get_watermark_offsets(partition, timeout=10)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.NOT_LEADER_FOR_PARTITION or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return low, high
 
 
 def place(message: KafkaMessage) -> tuple[int, int]:
@@ -123,8 +142,11 @@ def place(message: KafkaMessage) -> tuple[int, int]:
     return partition, offset
 
 
-def faults(messages: Iterable[Message], truth: Iterable[Offered]) -> list[str]:
-    """What the promise forbids: versions missing, repeated, altered or out of order, and pages torn."""
+def faults(messages: Iterable[Message], truth: Iterable[Offered], letters: Iterable[Message] = ()) -> list[str]:
+    """What the promise forbids: versions missing, repeated, altered or out of order, and pages torn.
+
+    `letters` are those of the dead-letter topic: what is there is not to be in `messages`.
+    """
     found: list[str] = []
     seen: Counter[tuple[int, int, str]] = Counter()
     newest: dict[int, int] = {}
@@ -141,6 +163,15 @@ def faults(messages: Iterable[Message], truth: Iterable[Offered]) -> list[str]:
         if stamp < newest.get(id_, 0):
             found.append(f"ticket {id_}: {stamp} behind {newest[id_]}")
         newest[id_] = max(stamp, newest.get(id_, 0))
+    letters = list(letters)
+    for letter in letters:
+        seen[letter.identity] += 1
+        whole = letter.headers["zendesk-dead-letter-value"] == "whole"
+        if whole and hashlib.sha256(letter.value or b"").hexdigest() != letter.headers["zendesk-dead-letter-sha256"]:
+            found.append(f"the dead letter of {letter.identity} is altered")
+    numbers = sorted(int(letter.headers["zendesk-dead-letter-number"].split("/")[1]) for letter in letters)
+    if numbers != list(range(1, len(numbers) + 1)):
+        found.append(f"dead letters are numbered {numbers}")
     found += [f"{version} published {times} times" for version, times in seen.items() if times > 1]
     offered = {(each.id, each.generated_timestamp, each.sha256[:16]): each.current for each in truth}
     found += [f"{version} was never offered" for version in seen if version not in offered]

@@ -325,17 +325,30 @@ async def test_a_page_that_is_too_much_is_asked_for_with_fewer_tickets(account: 
 # --- what is not to be seen ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ticket", [b'{"subject":"%s","id":"none"}', b'{"id":41,"updated_at":"%s"}'])
-async def test_no_ticket_is_quoted(ticket: bytes, account: Account, clock: Clock) -> None:
+async def test_no_ticket_is_quoted(account: Account, clock: Clock) -> None:
     history(account, clock.now())
     account.put(int(clock.now()) - 300, id=1, subject=TICKET, description=TICKET)
-    raw = ticket % TICKET.encode()
+    raw = b'{"subject":"%s","id":[}' % TICKET.encode()
     account.put(int(clock.now()) - 299, raw=raw)
     with pytest.raises(BadAnswer, match=TICKET):  # the control: whoever prints the error prints the ticket
         slice_page(b'{"tickets":[' + raw + b"]}")
     async with Simulator(account, clock=clock) as zendesk:
         report = await probed(zendesk)
     assert one(report, "zendesk").startswith("error the ")
+    assert TICKET not in json.dumps([finding.text for finding in report.findings])
+
+
+@pytest.mark.parametrize(
+    ("ticket", "reason"), [(b'{"subject":"%s","id":"none"}', "no_id"), (b'{"id":41,"updated_at":"%s"}', "no_stamp")]
+)
+async def test_tickets_that_cannot_be_published_are_told_and_not_quoted(
+    ticket: bytes, reason: str, account: Account, clock: Clock
+) -> None:
+    history(account, clock.now())
+    account.put(int(clock.now()) - 299, raw=ticket % TICKET.encode())
+    async with Simulator(account, clock=clock) as zendesk:
+        report = await probed(zendesk)
+    assert one(report, "dead letters") == f"warning 1 of 41 tickets cannot be published ({reason})"
     assert TICKET not in json.dumps([finding.text for finding in report.findings])
 
 

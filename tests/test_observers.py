@@ -17,6 +17,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from producer.dead_letters import Letter
 from producer.errors import BadAnswer, Misconfigured, Refused, SessionOver, Throttled, Unavailable
 from producer.events import (
     Answered,
@@ -39,7 +40,9 @@ from producer.observers.http import serve
 from producer.observers.log import HEARTBEAT, PROGRESS, Log, configure
 from producer.observers.metrics import Metrics
 from producer.observers.status import GRACE, Status
+from producer.records import Records
 from producer.settings import HttpSettings, Settings, load_settings
+from producer.shipment import Shipment
 
 SERVER_NOW = 1_704_067_300.0
 END_TIME = 1_704_067_200  # 2024-01-01T00:00:00Z
@@ -119,10 +122,14 @@ OPENED = Opened(checkpoint(0), 0.5)
 STARTED = Started("acme", "host/1/a", {"topic": "zendesk.tickets"})
 
 
-def committed(*versions: Version, caught_up: bool = False, records: int | None = None) -> Committed:
-    return Committed(
-        page(*versions, caught_up=caught_up), checkpoint(), len(versions) if records is None else records, 7, 0.2
-    )
+def shipment(*versions: Version, letters: tuple[Letter, ...] = (), excluded: int = 0) -> Shipment:
+    records = Records(versions, account="acme", generation=1, seq=1, tombstones=True)
+    return Shipment({"zendesk.tickets": records}, checkpoint(), versions, letters, excluded)
+
+
+def committed(*versions: Version, caught_up: bool = False, letters: tuple[Letter, ...] = ()) -> Committed:
+    walked = page(*versions, *(version for version, _ in letters), caught_up=caught_up)
+    return Committed(walked, shipment(*versions, letters=letters), checkpoint(), 0.2)
 
 
 def caught_up(wait: float = 10) -> CaughtUp:
@@ -138,7 +145,7 @@ def backfilled(seconds: int) -> tuple[Event, Event]:
     end_time = int(SERVER_NOW) - DAY + seconds
     walked = Page((version(1, end_time),), Position(end_time), False, rows=1, server_time=SERVER_NOW)
     after = checkpoint(end_time=end_time).replace(start=int(SERVER_NOW) - DAY)
-    return Fetched(walked), Committed(walked, after, 1, 7, 0.2)
+    return Fetched(walked), Committed(walked, shipment(*walked.versions), after, 0.2)
 
 
 BACKFILL = Opened(checkpoint(end_time=int(SERVER_NOW) - DAY).replace(start=int(SERVER_NOW) - DAY), 0.5)
@@ -323,7 +330,7 @@ def test_every_moment_is_counted(status: Status) -> None:
         Waiting("budget", 6),
         Answered(200, 0.3, 5000, limits),
         Fetched(page(version(1), version(2, deleted=True), rows=4, repeated=1)),
-        committed(version(1), version(2, deleted=True), records=3),
+        committed(version(1), version(2, deleted=True)),
         failed(Throttled("slow down"), "request", wait=30),
         Fetched(page(version(3))),
         failed(SessionOver("broker gone")),
@@ -349,7 +356,7 @@ def test_every_moment_is_counted(status: Status) -> None:
         "tickets_published_total[changed]": 1,
         "tickets_published_total[deleted]": 1,
         "records_published_total": 3,
-        "published_bytes_total": 7,
+        "published_bytes_total": 4,
         "transactions_total[committed]": 1,
         "transactions_total[failed]": 1,  # the second failure had no page in hand
         "transactions_total[fenced]": 1,
@@ -506,8 +513,7 @@ class TestLog:
         told = Told(time)
         told(OPENED)
         assert [
-            line["message"]
-            for line in told.lines(caught_up(), caught_up(), committed(caught_up=True, records=0), caught_up())
+            line["message"] for line in told.lines(caught_up(), caught_up(), committed(caught_up=True), caught_up())
         ] == ["caught up"]
         time.now += HEARTBEAT
         (line,) = told.lines(caught_up(), caught_up())

@@ -84,7 +84,7 @@ async def opened(settings: Settings, topic: str) -> TransactionalProducer:
 
 async def keys(reader: Reader) -> list[int]:
     """Keys of all committed records. Read in a thread: the proxy must go on meanwhile."""
-    return sorted(int(message.key) for message in await asyncio.to_thread(reader.messages))
+    return sorted(int(message.key or 0) for message in await asyncio.to_thread(reader.messages))
 
 
 @pytest.mark.parametrize(("lost", "committed"), [("lose_answer", True), ("lose_request", False)])

@@ -91,7 +91,7 @@ async def send(producer: AIOKafkaProducer, settings: Settings, *records: Record)
             settings.topics.tickets,
             record.value,
             key=record.key,
-            partition=partition_of(record.key, PARTITIONS),
+            partition=partition_of(record.key or b"", PARTITIONS),
             headers=record.headers,
         )
 

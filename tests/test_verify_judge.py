@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 
 from producer.model import Checkpoint, Seen
+from producer.settings import TicketsSettings
 from producer.verify.judge import (
     Appended,
     Retention,
@@ -212,42 +214,67 @@ def shown(time: int, *, deleted: bool = False) -> Shown:
     return Shown(1, time // 1000, b"a", deleted)
 
 
+def excused(
+    absent: Shown, tombstone: int | None, superseded: bool, retention: Retention, *, tombstones: bool
+) -> str | None:
+    settings = TicketsSettings(tombstones=tombstones)
+    return excuse(absent, tombstone, superseded, None, retention, settings)
+
+
 def test_an_absent_version_without_an_excuse_is_missing() -> None:
-    assert excuse(shown(ANCIENT), None, False, RETENTION, tombstones=True) is None
+    assert excused(shown(ANCIENT), None, False, RETENTION, tombstones=True) is None
 
 
 def test_an_old_version_before_a_later_one_is_compacted() -> None:
-    assert excuse(shown(OLD), None, True, RETENTION, tombstones=True) == "compacted"
+    assert excused(shown(OLD), None, True, RETENTION, tombstones=True) == "compacted"
 
 
 def test_a_young_version_before_a_later_one_is_missing() -> None:
-    assert excuse(shown(YOUNG), None, True, RETENTION, tombstones=True) is None
+    assert excused(shown(YOUNG), None, True, RETENTION, tombstones=True) is None
 
 
 def test_a_deleted_version_is_compacted_for_its_own_old_tombstone() -> None:
-    assert excuse(shown(ANCIENT, deleted=True), OLD, False, RETENTION, tombstones=True) == "compacted"
+    assert excused(shown(ANCIENT, deleted=True), OLD, False, RETENTION, tombstones=True) == "compacted"
 
 
 def test_a_deleted_version_is_missing_beside_its_own_young_tombstone() -> None:
-    assert excuse(shown(OLD, deleted=True), YOUNG, False, RETENTION, tombstones=True) is None
+    assert excused(shown(OLD, deleted=True), YOUNG, False, RETENTION, tombstones=True) is None
 
 
 def test_a_version_deleted_long_ago_is_cleaned() -> None:
-    assert excuse(shown(ANCIENT, deleted=True), None, False, RETENTION, tombstones=True) == "cleaned"
+    assert excused(shown(ANCIENT, deleted=True), None, False, RETENTION, tombstones=True) == "cleaned"
 
 
 def test_a_version_deleted_lately_is_missing_without_its_tombstone() -> None:
-    assert excuse(shown(OLD, deleted=True), None, False, RETENTION, tombstones=True) is None
+    assert excused(shown(OLD, deleted=True), None, False, RETENTION, tombstones=True) is None
 
 
 def test_a_version_deleted_long_ago_is_missing_where_tombstones_are_off() -> None:
-    assert excuse(shown(ANCIENT, deleted=True), None, False, RETENTION, tombstones=False) is None
+    assert excused(shown(ANCIENT, deleted=True), None, False, RETENTION, tombstones=False) is None
+
+
+@pytest.mark.parametrize(
+    ("mode", "newest", "deleted", "excuse_"),
+    [
+        ("exclude", 1_700_000_000, False, "excluded"),
+        ("exclude", 1_700_000_001, False, None),
+        ("exclude", None, False, None),
+        ("exclude", 1_700_000_000, True, None),
+        ("mark", 1_700_000_000, False, None),
+    ],
+)
+def test_a_system_update_is_excluded_only_where_the_same_edit_is_in_the_topic(
+    mode: Literal["exclude", "mark"], newest: int | None, deleted: bool, excuse_: str | None
+) -> None:
+    absent = shown(YOUNG, deleted=deleted)._replace(updated=1_700_000_000)
+    settings = TicketsSettings(system_updates=mode)
+    assert excuse(absent, None, False, newest, RETENTION, settings) == excuse_
 
 
 def test_nothing_is_compacted_in_a_topic_that_is_not() -> None:
     kept = Retention.of_topic({"cleanup.policy": "delete", "retention.ms": "-1"}, NOW)
     assert kept.compaction_lag == math.inf
-    assert excuse(shown(ANCIENT), None, True, kept, tombstones=True) is None
+    assert excused(shown(ANCIENT), None, True, kept, tombstones=True) is None
     assert kept.keeps(ANCIENT)
 
 
@@ -266,7 +293,7 @@ def test_a_topic_that_deletes_by_size_keeps_nothing_for_certain() -> None:
 
 
 def test_a_topic_whose_settings_may_not_be_read_excuses_everything() -> None:
-    assert excuse(shown(YOUNG), None, True, Retention.of_topic(None, NOW), tombstones=True) == "compacted"
+    assert excused(shown(YOUNG), None, True, Retention.of_topic(None, NOW), tombstones=True) == "compacted"
     assert not Retention.of_topic(None, NOW).keeps(YOUNG)
 
 

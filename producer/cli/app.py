@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from producer import __version__
-from producer.cli import broker, check, checkpoint, config, demo, health, run, simulate, topics, verify
+from producer.cli import broker, check, checkpoint, config, dead_letters, demo, health, run, simulate, topics, verify
 
 if TYPE_CHECKING:
     from producer.settings import Settings
@@ -62,6 +62,7 @@ app.command("check")(check.check)
 app.command("health")(health.health)
 app.add_typer(topics.app, name="topics")
 app.add_typer(checkpoint.app, name="checkpoint")
+app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(config.app, name="config")
 app.command("verify")(verify.verify)
 app.command("demo")(demo.demo)

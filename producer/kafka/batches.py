@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from aiokafka.partitioner import murmur2
 from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.record.default_records import DefaultRecordBatch
 
 from producer.model import Record
 
@@ -14,15 +15,14 @@ BATCH_BYTES = 1_000_000
 
 
 class Batch:
-    """A batch for one partition. `records` are in it; `largest` is the key of the largest one and its size in bytes."""
+    """A batch for one partition, of `most` bytes before compression. `records` are in it."""
 
-    __slots__ = ("builder", "largest", "partition", "records")
+    __slots__ = ("builder", "partition", "records")
 
-    def __init__(self, partition: int, builder: BatchBuilder) -> None:
+    def __init__(self, partition: int, most: int = BATCH_BYTES) -> None:
         self.partition = partition
-        self.builder = builder
+        self.builder = BatchBuilder(most, DefaultRecordBatch.CODEC_ZSTD, is_transactional=1)
         self.records = 0
-        self.largest = (b"", 0)
 
     def add(self, record: Record) -> bool:
         """Take a record, or answer False: it is full. An empty batch takes a record of any size."""
@@ -31,9 +31,19 @@ class Batch:
         if taken is None:
             return False
         self.records += 1
-        if taken.size > self.largest[1]:
-            self.largest = record.key, taken.size
         return True
+
+    @property
+    def size(self) -> int:
+        """Bytes as the broker counts them, compressed. Nothing more can be added then."""
+        return len(self.builder._build())
+
+
+def size_alone(record: Record) -> int:
+    """Bytes, compressed, of a batch with this record alone: the smallest that it can be in."""
+    batch = Batch(0)
+    batch.add(record)
+    return batch.size
 
 
 def partition_of(key: bytes, partitions: int) -> int:
@@ -41,15 +51,15 @@ def partition_of(key: bytes, partitions: int) -> int:
     return int(murmur2(key) & 0x7FFFFFFF) % partitions
 
 
-def into_batches(records: Iterable[Record], partitions: int, new: Callable[[], BatchBuilder]) -> list[Batch]:
-    """Batches with all of the records, in their order within each partition. `new` makes an empty builder."""
+def into_batches(records: Iterable[Record], partitions: int, most: int = BATCH_BYTES) -> list[Batch]:
+    """Batches of `most` bytes with all of the records, in their order within each partition."""
     batches: list[Batch] = []
     filling: dict[int, Batch] = {}
     for record in records:
-        partition = partition_of(record.key, partitions)
+        partition = partition_of(record.key or b"", partitions)
         batch = filling.get(partition)
         if batch is None or not batch.add(record):
-            batch = filling[partition] = Batch(partition, new())
+            batch = filling[partition] = Batch(partition, most)
             batches.append(batch)
             taken = batch.add(record)
             assert taken, "an empty batch takes any record"

@@ -10,6 +10,7 @@ from producer.errors import Misconfigured
 from producer.events import Noticed, Observer
 from producer.kafka.checkpoints import CheckpointReader, open_reader
 from producer.kafka.connection import client_options
+from producer.kafka.limits import Limits
 from producer.kafka.topics import Plan, Survey, inspect, open_admin, plans
 from producer.model import Checkpoint
 from producer.settings import Settings
@@ -18,47 +19,52 @@ _SECOND_LOOK = 1.0
 """Seconds until the cluster is asked again before it is believed that something of ours is gone."""
 
 
-async def prepare_topics(settings: Settings, key: bytes, *, first: bool, tell: Observer) -> Survey:
-    """See that the topics are there and safe; on a first start create those that are missing."""
+async def prepare_topics(settings: Settings, key: bytes, limits: Limits, *, first: bool, tell: Observer) -> Survey:
+    """See that the topics are there and safe, and learn what they take; on a first start create those that are missing."""
     async with open_admin(settings.kafka) as admin:
         survey = await admin.survey()
-        missing, needed = _missing(settings, survey)
-        if needed and not first:
+        missing = _missing(settings, survey)
+        if missing and not first:
             await asyncio.sleep(_SECOND_LOOK)  # a broker that has just started may hear of topics a moment late
             survey = await admin.survey()
-            missing, needed = _missing(settings, survey)
-        if needed:
+            missing = _missing(settings, survey)
+        if missing:
+            names = [plan.name for plan in missing]
             if not first:
                 raise Misconfigured(
-                    f"topic {' and topic '.join(needed)} disappeared while we ran",
+                    f"topic {' and topic '.join(names)} disappeared while we ran",
                     hint="nothing was lost here: restore the topic, or use `zendesk-producer checkpoint set` to start over",
                 )
-            await refuse_to_start_over(settings, survey, key, needed)
+            vital = [name for name in names if name in (settings.topics.tickets, settings.topics.checkpoints)]
+            if vital:
+                await refuse_to_start_over(settings, survey, key, vital)
             if not settings.kafka.create_topics:
                 raise Misconfigured(
-                    f"topic {' and topic '.join(needed)} does not exist, and kafka.create_topics is off",
+                    f"topic {' and topic '.join(names)} does not exist, and kafka.create_topics is off",
                     hint="run `zendesk-producer topics create` with the rights to",
                 )
             for warning in await admin.create(missing, survey.brokers):
                 tell(Noticed("replication", warning))
-            while not all(name in survey.topics for name in needed):  # brokers hear of it after the controller
+            while not all(name in survey.topics for name in names):  # brokers hear of it after the controller
                 await asyncio.sleep(0.05)
                 survey = await admin.survey()
-        elif first:
-            errors, warnings = inspect(
-                settings.topics, survey, await admin.configs(settings.topics.tickets, settings.topics.checkpoints)
-            )
-            if errors:
-                raise Misconfigured("; ".join(errors))
-            for warning in warnings:
-                tell(Noticed("topic", warning))
+        configs = await admin.configs(*(plan.name for plan in plans(settings.topics) if plan.name in survey.topics))
+    if first:
+        errors, warnings = inspect(settings.topics, survey, configs)
+        if errors:
+            raise Misconfigured("; ".join(errors))
+        for warning in warnings:
+            tell(Noticed("topic", warning))
+    for name, config in configs.items():
+        if "max.message.bytes" in config:
+            limits.told(name, int(config["max.message.bytes"]))
     return survey
 
 
-def _missing(settings: Settings, survey: Survey) -> tuple[list[Plan], list[str]]:
-    """Topics that do not exist, and the names of those among them that we cannot do without."""
-    missing = [plan for plan in plans(settings.topics) if plan.name not in survey.topics]
-    return missing, [plan.name for plan in missing if plan.name != settings.topics.dead_letters]
+def _missing(settings: Settings, survey: Survey) -> list[Plan]:
+    """Topics that do not exist and that we cannot do without."""
+    unused = settings.topics.dead_letters if settings.tickets.on_poison == "stop" else None
+    return [plan for plan in plans(settings.topics) if plan.name not in survey.topics and plan.name != unused]
 
 
 async def refuse_to_start_over(settings: Settings, survey: Survey, key: bytes, missing: Sequence[str]) -> None:

@@ -16,18 +16,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import aclosing, asynccontextmanager
 
 from aiokafka import errors as kafka
 
-from producer.errors import Fenced, Misconfigured, SessionOver, Unpublishable
+from producer.errors import Fenced, Misconfigured, SessionOver
 from producer.events import Noticed, Observer, Opened
 from producer.kafka.batches import partition_of
 from producer.kafka.checkpoints import CheckpointReader, checkpoint_key, open_reader
 from producer.kafka.connection import client_options
 from producer.kafka.failures import ASK, within
+from producer.kafka.limits import Limits
 from producer.kafka.recovery import accept, first_checkpoint, prepare_topics, still_ours
+from producer.kafka.topics import Survey, plans
 from producer.kafka.transactions import TRANSACTION_TIMEOUT_MS, TransactionalProducer
 from producer.model import Checkpoint, Record
 from producer.settings import Settings
@@ -49,6 +51,8 @@ class Session:
         checkpoint: Checkpoint,
         partition: int,
         stable_end: int,
+        survey: Survey,
+        limits: Limits,
     ) -> None:
         self.checkpoint = checkpoint
         self.committed_pages = 0
@@ -57,6 +61,8 @@ class Session:
         self._partition = partition
         self._key = checkpoint_key(checkpoint.account, checkpoint.stream)
         self._stable_end = self._checkpoint_end = stable_end
+        self._survey = survey
+        self._limits = limits
         self._committed_at = time.monotonic()
 
     @property
@@ -83,14 +89,13 @@ class Session:
         if newest is not None:
             raise_if_fenced(self.checkpoint, newest)
 
-    async def commit(self, records: Collection[Record], successor: Checkpoint) -> Checkpoint:
-        """Append the records and the checkpoint in one transaction; answers the checkpoint as it was committed.
+    async def commit(self, records: Mapping[str, Collection[Record]], successor: Checkpoint) -> Checkpoint:
+        """Append the records of each topic and the checkpoint in one transaction; answers the checkpoint as it was committed.
 
-        The tickets' acknowledgements come first, and every one of them is awaited: the checkpoint carries their offsets,
-        and a record that the broker refused must not be committed over.
+        The records' acknowledgements come first, and every one of them is awaited: the checkpoint carries the offsets of the
+        tickets, and a record that the broker refused must not be committed over.
 
         Raises:
-            Unpublishable: the broker refused a record for its size.
             Misconfigured: the tickets topic was created anew while we ran: an append came before our last one.
             SessionOver: anything else; whether the page is committed, only the next session can tell.
         """
@@ -110,26 +115,33 @@ class Session:
         self._checkpoint_end = offset + 2  # the record and the transaction's marker
         self._committed_at = time.monotonic()
         self.checkpoint = committed
-        self.committed_pages += bool(records)
+        self.committed_pages += any(records.values())
         return committed
 
-    async def _append(self, records: Collection[Record], successor: Checkpoint) -> tuple[int, ...]:
-        topic, ends = successor.tickets_topic, list(successor.ends)
-        sent = await self._producer.send(topic, records, len(ends))
-        outcomes = await asyncio.gather(*(future for _, future in sent), return_exceptions=True)
-        for (batch, _), outcome in zip(sent, outcomes, strict=True):
+    async def _append(self, records: Mapping[str, Collection[Record]], successor: Checkpoint) -> tuple[int, ...]:
+        """Append to all topics; answers the ends of our last appends to the tickets topic."""
+        ends = list(successor.ends)
+        sent = [
+            (topic, batch, future)
+            for topic, of_topic in records.items()
+            for batch, future in await self._producer.send(
+                topic, of_topic, self._survey.topics[topic].partitions, self._limits.batch(topic)
+            )
+        ]
+        outcomes = await asyncio.gather(*(future for *_, future in sent), return_exceptions=True)
+        for (topic, batch, _), outcome in zip(sent, outcomes, strict=True):
             partition = batch.partition
             if isinstance(outcome, kafka.MessageSizeTooLargeError | kafka.RecordListTooLargeError):
-                key, size = batch.largest
-                raise Unpublishable(
-                    f"topic {topic} refused a batch as too large; its largest record is ticket {key.decode()} "
-                    f"with {size:,} bytes before compression",
-                    hint=f"raise max.message.bytes of topic {topic}",
+                self._limits.refused(topic, batch.records, batch.size)
+                raise SessionOver(
+                    f"topic {topic} refused a batch of {batch.size:,} bytes, compressed, with {batch.records:,} records as too "
+                    "large: they will be smaller",
+                    hint=f"max.message.bytes of topic {topic} should be what `zendesk-producer topics create --dry-run` prints",
                 )
             if isinstance(outcome, BaseException):
                 raise outcome
-            if outcome.offset < 0:
-                continue  # written before, at an offset that the broker no longer knows: the old end stays true
+            if topic != successor.tickets_topic or outcome.offset < 0:
+                continue  # -1: written before, at an offset that the broker no longer knows: the old end stays true
             if outcome.offset < ends[partition]:
                 raise Misconfigured(
                     f"topic {topic} was created anew or truncated while we ran: partition {partition} appended at "
@@ -158,7 +170,13 @@ def raise_if_fenced(ours: Checkpoint, newest: Checkpoint) -> None:
 
 @asynccontextmanager
 async def open_session(
-    settings: Settings, instance: str, held: Checkpoint | None, tell: Observer, *, take_over: bool = False
+    settings: Settings,
+    instance: str,
+    held: Checkpoint | None,
+    limits: Limits,
+    tell: Observer,
+    *,
+    take_over: bool = False,
 ) -> AsyncIterator[Session]:
     """Fence every other instance, recover the checkpoint, write our name into it, and hold the session while inside.
 
@@ -176,7 +194,7 @@ async def open_session(
     stream = "tickets"
     account = settings.zendesk.subdomain
     key = checkpoint_key(account, stream)
-    survey = await prepare_topics(settings, key, first=held is None, tell=tell)
+    survey = await prepare_topics(settings, key, limits, first=held is None, tell=tell)
     topic = survey.topics[settings.topics.checkpoints]
     partition = partition_of(account.encode(), topic.partitions)
     producer = TransactionalProducer(options, transactional_id(settings, stream))
@@ -201,8 +219,8 @@ async def open_session(
                 checkpoint = await accept(settings, survey, reader, recovered)
                 if held is None and settings.zendesk.start_time not in (None, checkpoint.start):
                     tell(Noticed("start_time", "zendesk.start_time is ignored: the checkpoint says where to go on"))
-            await producer.warm(checkpoint.tickets_topic, checkpoint.checkpoints_topic)
-        session = Session(producer, reader, checkpoint.replace(instance=instance), partition, end)
-        await session.commit([], session.checkpoint)
+            await producer.warm(*(plan.name for plan in plans(settings.topics) if plan.name in survey.topics))
+        session = Session(producer, reader, checkpoint.replace(instance=instance), partition, end, survey, limits)
+        await session.commit({}, session.checkpoint)
         tell(Opened(session.checkpoint, time.monotonic() - started))
         yield session

@@ -76,14 +76,16 @@ class TransactionalProducer:
         """Begin a transaction; the broker hears of it with the first record."""
         await self._producer.begin_transaction()
 
-    async def send(self, topic: str, records: Iterable[Record], partitions: int) -> list[tuple[Batch, Sent]]:
-        """Hand over records; each batch comes with a future of its base offset, -1 for "written before"."""
-        batches = into_batches(records, partitions, self._producer.create_batch)
+    async def send(
+        self, topic: str, records: Iterable[Record], partitions: int, most: int = BATCH_BYTES
+    ) -> list[tuple[Batch, Sent]]:
+        """Hand over records in batches of `most` bytes; each comes with a future of its base offset, -1 for "written before"."""
+        batches = into_batches(records, partitions, most)
         return [(batch, await self._send_batch(topic, batch)) for batch in batches]
 
     async def send_to(self, topic: str, partition: int, record: Record) -> Sent:
         """Hand over one record for a partition that its key does not decide."""
-        batch = Batch(partition, self._producer.create_batch())
+        batch = Batch(partition)
         batch.add(record)
         return await self._send_batch(topic, batch)
 

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, TextIO
 
@@ -18,6 +19,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from producer import __version__
 from producer.dates import utc
+from producer.dead_letters import identity
 from producer.errors import ProducerError
 from producer.events import (
     Answered,
@@ -43,6 +45,9 @@ HEARTBEAT = 300.0
 
 PROGRESS = 30.0
 """Seconds of a backfill between two lines that tell how far it is."""
+
+_NAMED = 10
+"""Dead letters of a page that are named in the log; the topic names all of them."""
 
 _SECRET_KEY = re.compile(r"authorization|password|token|secret|api_key", re.IGNORECASE)
 # C0 and C1 controls, line and paragraph separators, marks that turn the direction of text, halves of surrogate pairs.
@@ -219,10 +224,19 @@ class Log:
                 )
 
     def _committed(self, event: Committed) -> None:
+        if letters := event.shipment.letters:
+            self._log.error(
+                "tickets that cannot be published went to the dead letters",
+                letters=len(letters),
+                reasons=dict(Counter(poison.reason for _, poison in letters)),
+                tickets=[identity(version) for version, _ in letters[:_NAMED]],
+                detail=letters[0][1].detail,
+            )
         tell = self._info if event.records else self._log.debug
         tell(
             "page committed",
             records=event.records,
+            **({"excluded": event.shipment.excluded} if event.shipment.excluded else {}),
             bytes=event.size,
             **_place(event.checkpoint),
             lag_seconds=_whole(self._status.lag()),

@@ -21,6 +21,7 @@ from prometheus_client import (
 from producer import __version__
 from producer.errors import Throttled
 from producer.events import Answered, Committed, Event, Fetched, Noticed, Retrying, StandingBy, Waiting
+from producer.model import REASONS
 from producer.observers.status import STATES, Status
 
 _NAMESPACE = "zendesk_producer"
@@ -65,6 +66,7 @@ class Metrics:
         self._tickets_read = self._counter("tickets_read_total", "Rows in the API's answers")
         self._tickets_published = self._counter("tickets_published_total", "Ticket versions committed", "op")
         self._tickets_skipped = self._counter("tickets_skipped_total", "Rows that are no news", "reason")
+        self._dead_letters = self._counter("dead_letters_total", "Tickets that could not be published", "reason")
         self._tickets_late = self._counter("tickets_late_total", "Tickets that appeared behind the position, published")
         self._tickets_unstamped = self._counter("tickets_unstamped_total", "Rows without generated_timestamp")
         self._records = self._counter("records_published_total", "Kafka records committed, tombstones included")
@@ -101,8 +103,10 @@ class Metrics:
         )
         for op in ("changed", "deleted"):
             self._tickets_published.labels(op)
-        for reason in ("repeated", "stale"):
+        for reason in ("repeated", "stale", "system_update"):
             self._tickets_skipped.labels(reason)
+        for reason in REASONS:
+            self._dead_letters.labels(reason)
         for result in ("committed", "failed", "fenced"):
             self._transactions.labels(result)
         for http_status in _HTTP_STATUSES:
@@ -137,11 +141,15 @@ class Metrics:
                 self._transaction_seconds.observe(event.seconds)
                 self._records.inc(event.records)
                 self._bytes.inc(event.size)
-                deleted = sum(version.deleted for version in page.versions)
+                published = event.shipment.published
+                deleted = sum(version.deleted for version in published)
                 self._tickets_published.labels("deleted").inc(deleted)
-                self._tickets_published.labels("changed").inc(len(page.versions) - deleted)
-                if page.versions:
-                    newest = max(version.stamp for version in page.versions)
+                self._tickets_published.labels("changed").inc(len(published) - deleted)
+                self._tickets_skipped.labels("system_update").inc(event.shipment.excluded)
+                for _, poison in event.shipment.letters:
+                    self._dead_letters.labels(poison.reason).inc()
+                if published:
+                    newest = max(version.stamp for version in published)
                     self._last_ticket.set(newest)
                     self._publish_latency.observe(max(0.0, (page.server_time or time.time()) - newest))
             case Waiting():

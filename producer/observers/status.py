@@ -87,6 +87,8 @@ class Status:
                 "tickets_repeated",
                 "records_published",
                 "bytes_published",
+                "dead_lettered",
+                "excluded",
                 "failures",
             ),
             0,
@@ -124,6 +126,8 @@ class Status:
                 self._counts["pages"] += 1
                 self._counts["records_published"] += event.records
                 self._counts["bytes_published"] += event.size
+                self._counts["dead_lettered"] += len(event.shipment.letters)
+                self._counts["excluded"] += event.shipment.excluded
             case CaughtUp():
                 self._succeeded()
                 self._polled(now, event.server_time)
@@ -254,6 +258,7 @@ class Status:
             "pinned": checkpoint is not None and checkpoint.pinned,
             "generation": checkpoint.generation if checkpoint else None,
             "seq": checkpoint.seq if checkpoint else None,
+            "dead_letters": checkpoint.dead_lettered if checkpoint else None,
             "lag_seconds": None if lag is None else round(lag, 1),
             "backfill": None if backfill is None else backfill.fields(),
             "last_poll": None if self._last_poll is None else utc(self._last_poll),

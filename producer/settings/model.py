@@ -262,6 +262,7 @@ class ZendeskSettings(_Group):
     export: Annotated[Literal["time", "cursor"], BeforeValidator(_lower)] = Field(
         default="time", description="Which of the API's two exports is walked; topic and checkpoint are the same."
     )
+    exclude_deleted: bool = Field(default=False, description="Whether deleted tickets are left out by the API.")
     requests_per_minute: Annotated[
         float | Literal["auto"],
         PlainValidator(_rate),
@@ -395,6 +396,15 @@ class TicketsSettings(_Group):
     """What is done with tickets."""
 
     tombstones: bool = Field(default=True, description="Whether a deleted ticket's event is followed by a tombstone.")
+    system_updates: Annotated[Literal["include", "mark", "exclude"], BeforeValidator(_lower)] = Field(
+        default="mark",
+        description="Versions of which only generated_timestamp moved: published as any, with a header, or not at all.",
+    )
+    on_poison: Annotated[Literal["dead_letter", "stop"], BeforeValidator(_lower)] = Field(
+        default="dead_letter",
+        description="What becomes of a ticket that cannot be published: a record of topics.dead_letters, or a stop until a "
+        "person looks.",
+    )
 
 
 class HttpSettings(_Group):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from producer.model import Checkpoint
+from producer.settings import TicketsSettings
 
 Word = Literal["missing", "duplicated", "out_of_order", "altered", "gaps", "inconsistent"]
 
@@ -44,12 +45,13 @@ class Appended(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """A version that is current at the API."""
+    """A version that is current at the API. `updated` is its `updated_at` in Unix seconds, if that is known."""
 
     id: int
     stamp: int
     digest: bytes
     deleted: bool
+    updated: int | None = None
 
 
 class Fault(NamedTuple):
@@ -111,21 +113,34 @@ def is_required(stamp: int, checkpoint: Checkpoint) -> bool:
 
 
 def excuse(
-    absent: Shown, tombstone: int | None, superseded: bool, retention: Retention, *, tombstones: bool
-) -> Literal["compacted", "cleaned"] | None:
-    """Why a required version may be absent; None when it is missing.
+    absent: Shown,
+    tombstone: int | None,
+    superseded: bool,
+    newest: int | None,
+    retention: Retention,
+    tickets: TicketsSettings,
+) -> Literal["compacted", "cleaned", "excluded"] | None:
+    """Why a required version may be absent from the tickets and the dead letters; None when it is missing.
 
     Args:
         tombstone: the time of the absent version's own tombstone, if the topic has it. The two were appended together.
         superseded: whether the topic has a later version of the ticket. When the absent one was appended is not known, but
             not before its stamp; what was lost from a page that is still young shows as a gap.
-        tombstones: whether deleted tickets are given tombstones.
+        newest: the `updated_at` of the newest event of the ticket in the topic.
+        tickets: whether deleted tickets are given tombstones, and system updates are excluded.
     """
+    if (
+        tickets.system_updates == "exclude"
+        and not absent.deleted
+        and absent.updated is not None
+        and absent.updated == newest
+    ):
+        return "excluded"
     if tombstone is not None and retention.may_compact(tombstone):
         return "compacted"
     if tombstone is None and superseded and retention.may_compact(absent.stamp * 1000):
         return "compacted"
-    if absent.deleted and tombstones and retention.may_clean(absent.stamp * 1000):
+    if absent.deleted and tickets.tombstones and retention.may_clean(absent.stamp * 1000):
         return "cleaned"
     return None
 

@@ -8,7 +8,18 @@ from typing import Any, Literal
 from producer.model import Checkpoint
 
 Counted = Literal[
-    "missing", "compacted", "cleaned", "duplicated", "out_of_order", "altered", "gaps", "inconsistent", "foreign"
+    "missing",
+    "dead_lettered",
+    "letters_gone",
+    "excluded",
+    "compacted",
+    "cleaned",
+    "duplicated",
+    "out_of_order",
+    "altered",
+    "gaps",
+    "inconsistent",
+    "foreign",
 ]
 
 _FAULTS = {
@@ -24,6 +35,9 @@ _FACTS = {
     "present": "events that a read_committed reader sees",
     "tombstones": "of deleted tickets",
     "superseded": "in the topic, no longer at the API",
+    "dead_lettered": "required, and in the dead letters",
+    "letters_gone": "required, and in dead letters that retention has removed",
+    "excluded": "required, and left out as system updates of what is there",
     "compacted": "required, and removed by compaction for a later record",
     "cleaned": "required, deleted long ago, and removed with their tombstones",
     "foreign": "records that are not ours",
@@ -46,6 +60,9 @@ class Verdict:
     tombstones: int = 0
     superseded: int = 0
     missing: int = 0
+    dead_lettered: int = 0
+    letters_gone: int = 0
+    excluded: int = 0
     compacted: int = 0
     cleaned: int = 0
     duplicated: int = 0

@@ -11,10 +11,11 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 
-from producer.dates import utc
+from producer.dates import seconds, utc
 from producer.errors import BadAnswer, Unavailable
 from producer.events import Event, Retrying
 from producer.model import Checkpoint, Position
+from producer.records import event_time
 from producer.settings import Settings
 from producer.stop import Stop
 from producer.verify.judge import is_required
@@ -31,7 +32,7 @@ _SAY_EVERY = 5.0
 
 
 class _Offered(msgspec.Struct):
-    """A line of the ground truth (producer.sandbox.zendesk.account.Offered)."""
+    """A line of the ground truth (producer.sandbox.zendesk.history.Offered)."""
 
     id: int
     generated_timestamp: int
@@ -82,6 +83,7 @@ async def read_export(
                     bytes.fromhex(version.digest),
                     bytes.fromhex(content_digest(version.value)),
                     version.deleted,
+                    seconds(event_time(version)),
                     is_required(version.stamp, checkpoint),
                 )
                 for version in page.versions
@@ -122,6 +124,7 @@ class Truth:
                     bytes.fromhex(version.sha256)[:8],
                     None,
                     version.status == "deleted",
+                    None,
                     is_required(version.generated_timestamp, checkpoint),
                 )
                 for version in versions

@@ -27,8 +27,8 @@ _PRAGMAS = (
 # `digest` is H: eight bytes. `content` is filled only where versions of one id and stamp differ in H.
 _TABLES = (
     "CREATE TABLE records "
-    '(id, stamp, digest, tombstone, generation, seq, idx, count, partition, "offset", time, altered, content)',
-    "CREATE TABLE current (id, stamp, digest, content, deleted, required)",
+    '(id, stamp, digest, tombstone, generation, seq, idx, count, partition, "offset", time, altered, updated, content)',
+    "CREATE TABLE current (id, stamp, digest, content, deleted, updated, required)",
     "CREATE TABLE offered (id, stamp, digest)",
     'CREATE TABLE doubtful (partition, "offset", record)',
 )
@@ -42,11 +42,11 @@ SELECT partition, "offset", r.rowid FROM records r JOIN (
 """
 _APPENDED = 'id, stamp, COALESCE(content, digest), tombstone, generation, seq, idx, count, partition, "offset", time'
 
-Record = tuple[int, int, bytes, bool, int, int, int, int, int, int, int, bool]
-"""id, stamp, H, tombstone, generation, seq, index, count, partition, offset, time (ms), altered."""
+Record = tuple[int, int, bytes, bool, int, int, int, int, int, int, int, bool, int | None]
+"""id, stamp, H, tombstone, generation, seq, index, count, partition, offset, time (ms), altered, updated_at (Unix seconds)."""
 
-Current = tuple[int, int, bytes, bytes | None, bool, bool]
-"""id, stamp, H, canonical digest if known, deleted, required."""
+Current = tuple[int, int, bytes, bytes | None, bool, int | None, bool]
+"""id, stamp, H, canonical digest if known, deleted, updated_at (Unix seconds) if known, required."""
 
 Offered = tuple[int, int, bytes]
 """id, stamp, H."""
@@ -60,11 +60,11 @@ class Store:
 
     def add_records(self, rows: Iterable[Record]) -> None:
         """Records of the topic."""
-        self._database.executemany("INSERT INTO records VALUES (?,?,?,?,?,?,?,?,?,?,?,?,NULL)", rows)
+        self._database.executemany("INSERT INTO records VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,NULL)", rows)
 
     def add_current(self, rows: Iterable[Current]) -> None:
         """Versions that the API shows."""
-        self._database.executemany("INSERT INTO current VALUES (?,?,?,?,?,?)", rows)
+        self._database.executemany("INSERT INTO current VALUES (?,?,?,?,?,?,?)", rows)
 
     def add_offered(self, rows: Iterable[Offered]) -> None:
         """Versions that the simulator has ever offered."""
@@ -110,24 +110,25 @@ class Store:
         tombstones = self._number("SELECT COUNT(*) FROM records WHERE tombstone")
         return self._number("SELECT COUNT(*) FROM records") - tombstones, tombstones
 
-    def absent(self) -> Iterator[tuple[Shown, int | None, bool]]:
-        """Required versions that are not in the topic, each with the time of its tombstone (None: there is none), and
-        whether the topic has a later version of the ticket.
+    def absent(self) -> Iterator[tuple[Shown, int | None, bool, int | None]]:
+        """Required versions that are not in the topic, each with the time of its tombstone (None: there is none), whether
+        the topic has a later version of the ticket, and the `updated_at` of the newest event of it there.
         """
         rows = self._rows(
             """
-            SELECT c.id, c.stamp, c.digest, c.deleted,
+            SELECT c.id, c.stamp, c.digest, c.deleted, c.updated,
               (SELECT MAX(time) FROM records t
                 WHERE t.id = c.id AND t.stamp = c.stamp AND t.digest = c.digest AND t.tombstone),
-              EXISTS (SELECT 1 FROM records l WHERE l.id = c.id AND l.stamp > c.stamp)
+              EXISTS (SELECT 1 FROM records l WHERE l.id = c.id AND l.stamp > c.stamp),
+              (SELECT updated FROM records n WHERE n.id = c.id AND NOT n.tombstone ORDER BY n."offset" DESC LIMIT 1)
             FROM current c WHERE c.required AND NOT EXISTS (
               SELECT 1 FROM records r WHERE r.id = c.id AND r.stamp = c.stamp
                 AND (r.digest = c.digest OR r.content = c.content) AND NOT r.tombstone
             ) ORDER BY c.stamp, c.id
             """
         )
-        for id_, stamp, digest, deleted, tombstone, superseded in rows:
-            yield Shown(id_, stamp, digest, bool(deleted)), tombstone, bool(superseded)
+        for id_, stamp, digest, deleted, updated, tombstone, superseded, newest in rows:
+            yield Shown(id_, stamp, digest, bool(deleted), updated), tombstone, bool(superseded), newest
 
     def superseded(self, end_time: int) -> int:
         """Versions in the topic, stamped before the position, that the API no longer shows."""

@@ -14,15 +14,17 @@ from producer.kafka.batches import partition_of
 from producer.kafka.checkpoints import CheckpointReader, checkpoint_key, open_reader
 from producer.kafka.connection import client_options
 from producer.kafka.failures import ASK, within
+from producer.kafka.reading import ConsumerRecords, TopicReader, open_topic
 from producer.kafka.topics import open_admin
 from producer.kafka.transactions import TRANSACTION_TIMEOUT_MS
 from producer.model import Checkpoint
 from producer.settings import Settings
 from producer.verify.judge import Fault, Retention, Shown, disagreements, excuse, key_faults, page_faults
-from producer.verify.report import Verdict
+from producer.verify.letters import DeadLetters
+from producer.verify.report import Counted, Verdict
 from producer.verify.source import Say, Truth, open_truth, read_export
 from producer.verify.store import Store, open_store
-from producer.verify.topic import ConsumerRecords, TicketsTopic, open_topic, understand
+from producer.verify.topic import understand
 from producer.zendesk.boundary import content_digest
 
 PATIENCE = TRANSACTION_TIMEOUT_MS / 1000 + 10
@@ -42,7 +44,7 @@ async def verify(
     examples: int = 5,
     patience: float = PATIENCE,
 ) -> Verdict:
-    """Judge the tickets topic by the table of the promise (README, "The promise").
+    """Judge the tickets topic, and the dead letters beside it, by the table of the promise (README, "The promise").
 
     Args:
         truth: URL of the ground truth; None looks whether `zendesk.base_url` has one, "off" asks the API all the same.
@@ -74,6 +76,8 @@ class _Verification:
         self._say = say
         self._patience = patience
         self._topic = settings.topics.tickets
+        self._source = f"https://{settings.zendesk.subdomain}.zendesk.com/".encode()
+        self._letters = DeadLetters()
         self._verdict = Verdict(account=settings.zendesk.subdomain, topic=self._topic, most_examples=examples)
 
     async def run(self, truth: str | None, requests_per_minute: float) -> Verdict:
@@ -101,6 +105,7 @@ class _Verification:
                     if found is not None:
                         await self._compare_with_offered(found)
                     await self._settle_doubtful(topic)
+                await self._read_dead_letters(reader)
             later = await self._newest_checkpoint(reader, checkpoint_partition)
         self._say("judging")
         self._judge(checkpoint, later, ends, Retention.of_topic(configs, time.time() * 1000))
@@ -128,6 +133,8 @@ class _Verification:
             )
         checkpoints = survey.topics[self._settings.topics.checkpoints]
         account = self._settings.zendesk.subdomain.encode()
+        letters = survey.topics.get(self._settings.topics.dead_letters)
+        self._letter_partitions = letters.partitions if letters else 0
         return survey.topics[self._topic].partitions, partition_of(account, checkpoints.partitions), configs
 
     async def _high_watermarks(self, reader: CheckpointReader, partitions: int) -> tuple[int, ...]:
@@ -157,15 +164,14 @@ class _Verification:
             )
         return found
 
-    async def _read_topic(self, topic: TicketsTopic, ends: Sequence[int]) -> None:
-        source = f"https://{self._settings.zendesk.subdomain}.zendesk.com/".encode()
+    async def _read_topic(self, topic: TopicReader, ends: Sequence[int]) -> None:
         total, said = sum(ends), time.monotonic()
         reached = dict.fromkeys(range(len(ends)), 0)
         self._say(f"reading topic {self._topic}: {len(ends)} partitions, {total:,} offsets")
 
         def take(partition: int, records: ConsumerRecords) -> None:
             nonlocal said
-            rows = [(record, understand(record, partition, source)) for record in records]
+            rows = [(record, understand(record, partition, self._source)) for record in records]
             self._store.add_records(row for _, row in rows if row is not None)
             for record, row in rows:
                 if row is None:
@@ -181,6 +187,25 @@ class _Verification:
             self._verdict.found_stuck(self._topic, partition, stable)
         self._store.index()
 
+    async def _read_dead_letters(self, reader: CheckpointReader) -> None:
+        name = self._settings.topics.dead_letters
+        if self._letter_partitions == 0:
+            self._verdict.note(f"topic {name} does not exist, or may not be seen: no dead letter is taken into account")
+            return
+        async with within(ASK, f"ask where topic {name} ends"):
+            ends = await reader.high_watermarks(name, self._letter_partitions)
+
+        def take(partition: int, records: ConsumerRecords) -> None:
+            for record in records:
+                self._letters.take(record, partition, self._settings.zendesk.subdomain)
+
+        async with open_topic(self._options, name) as topic:
+            stuck = await topic.read({p: (0, end) for p, end in enumerate(ends)}, take, self._patience)
+        for partition, stable in stuck.items():
+            self._verdict.found_stuck(name, partition, stable)
+        for place in self._letters.foreign:
+            self._verdict.count("foreign", place)
+
     async def _compare_with_offered(self, truth: Truth) -> None:
         """What the ground truth did not have when it was asked, it may have got before the topic was read."""
         if next(self._store.never_offered(), None) is not None:
@@ -188,7 +213,7 @@ class _Verification:
         for record in self._store.never_offered():
             self._verdict.count("altered", f"ticket {record.id} at {record.place}: a version that was never offered")
 
-    async def _settle_doubtful(self, topic: TicketsTopic) -> None:
+    async def _settle_doubtful(self, topic: TopicReader) -> None:
         """Read events again that differ from others of their id and stamp: is it the content, or just the bytes?"""
         spans = self._store.find_doubtful()
         wanted = {partition: self._store.doubtful(partition) for partition in spans}
@@ -215,12 +240,18 @@ class _Verification:
         verdict.generations = store.generations()
         if checkpoint.end_time is not None:
             verdict.superseded = store.superseded(checkpoint.end_time)
-        for absent, tombstone, superseded in store.absent():
-            reason = excuse(absent, tombstone, superseded, retention, tombstones=tombstones)
-            verdict.count(reason or "missing", _describe(absent))
+        gone, letter_faults = self._letters.judge(checkpoint.generation, checkpoint.dead_lettered)
+        for absent, tombstone, superseded, newest in store.absent():
+            if absent.digest in self._letters.versions:
+                verdict.count("dead_lettered", _describe(absent))
+                continue
+            reason = excuse(absent, tombstone, superseded, newest, retention, self._settings.tickets)
+            unexplained: Counted = "letters_gone" if verdict.letters_gone < gone else "missing"
+            verdict.count(reason or unexplained, _describe(absent))
         for record in store.altered():
             verdict.count("altered", f"ticket {record.id} at {record.place}: not what its headers say")
         faults: Iterator[Fault] = chain(
+            letter_faults,
             key_faults(store.by_key()),
             page_faults(
                 store.by_page(checkpoint.generation, checkpoint.seq), retention, from_the_start=store.from_the_start()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from producer.errors import TooLarge, TooSlow
@@ -19,10 +19,11 @@ SETTLED = 61
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """For one Kafka session. `guard` is awaited before every request and may raise."""
+    """For one Kafka session. `guard` is awaited before every request and may raise; `always` are parameters of each."""
 
     client: Client
     budget: Budget
+    always: Mapping[str, str]
     guard: Callable[[], Awaitable[None]]
     stop: Stop
     tell: Observer
@@ -59,7 +60,7 @@ class Asker:
                     await self._settle(start_time)
                 await self.budget.turn()
                 await self.guard()
-                answer = await self.client.get(path, {**where, "per_page": tickets})
+                answer = await self.client.get(path, {**where, **self.always, "per_page": tickets})
         return answer
 
     async def _settle(self, start_time: int) -> None:

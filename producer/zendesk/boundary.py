@@ -103,10 +103,9 @@ def content_digest(value: bytes) -> str:
     """A digest of a ticket's canonical content: keys sorted, number tokens as they were, no insignificant white space.
 
     The first 16 hexadecimal digits of the SHA-256, as with H. Costs about ten times as much as H itself: only the rows of
-    a boundary are worth it. A ticket nested so deep that it could be cut out of its page but not taken apart here counts
-    by its bytes.
+    a boundary are worth it. A ticket that could be cut out of its page but not taken apart here counts by its bytes.
     """
-    with contextlib.suppress(RecursionError):
+    with contextlib.suppress(RecursionError, msgspec.MsgspecError, ValueError):
         value = _encoder.encode(_decoder.decode(value))
     return hashlib.sha256(value).hexdigest()[:16]
 

@@ -161,6 +161,9 @@ def _place(position: Position) -> tuple[object, ...]:
 
 
 def _see_order(rows: Sequence[Version]) -> None:
+    """Where the order alone tells what is handled, a row must have its place in it."""
+    if any(row.id < 0 for row in rows):
+        raise BadAnswer("a ticket without a usable id in a second that is read by the order of the ids")
     for one, next_ in itertools.pairwise(rows):
         if (one.stamp, one.id) >= (next_.stamp, next_.id):
             raise BadAnswer(

@@ -67,7 +67,7 @@ class Doubts:
             self.notice(
                 "duplicate_ids", "an answer shows a ticket more than once: each version of it is published once"
             )
-        if any(not row.stamped for row in cut.rows):
+        if any(not row.stamped and row.poison is None for row in cut.rows):
             self.notice("unstamped", "tickets without generated_timestamp: their updated_at is taken for it")
 
     def ended(self, cut: Slice, asked: int) -> bool:

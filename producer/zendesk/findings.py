@@ -78,9 +78,14 @@ def page_findings(page: Slice, heard: Heard, rate: float) -> Iterator[Finding]:
         span, most = max(stamps) - min(stamps) + 1, max(Counter(stamps).values())
         text = f"{len(stamps) / span:.3g} tickets a second over {span:,} s, up to {most:,} in one"
         yield fact("density", f"{text}: pages are extended only for seconds of {heard.asked:,} or more")
-    bare = len(rows) - len(stamps)
     text = f"{len(stamps):,} of {len(rows):,} tickets have a generated_timestamp"
+    bare = any(not row.stamped and row.poison is None for row in rows)
     yield fact("stamps", text, not bare or "updated_at is taken for it")
+    if poison := [row.poison.reason for row in rows if row.poison is not None]:
+        reasons = ", ".join(sorted(set(poison)))
+        yield Finding(
+            "dead letters", "warning", f"{len(poison):,} of {len(rows):,} tickets cannot be published ({reasons})"
+        )
 
 
 def envelope_findings(page: Slice, zendesk: ZendeskSettings) -> Iterator[Finding]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -27,6 +27,7 @@ class Source:
 
     client: Client
     budget: Budget
+    always: Mapping[str, str]
     doubts: Doubts
     time_size: PageSize
     cursor_size: PageSize
@@ -41,7 +42,7 @@ class Source:
 
         `guard` is awaited before every request and may raise.
         """
-        asker = Asker(self.client, self.budget, guard, self.stop, self.tell)
+        asker = Asker(self.client, self.budget, self.always, guard, self.stop, self.tell)
         late_rows = LateRows(self.window)
         walk = Walk(
             TimeExport(asker, self.time_size, self.doubts, late_rows),
@@ -79,6 +80,7 @@ async def open_source(
         yield Source(
             client,
             budget,
+            {"exclude_deleted": "true"} if zendesk.exclude_deleted else {},
             Doubts(hosts_of(zendesk), Notices(tell)),
             PageSize(zendesk.page_size),
             PageSize(zendesk.page_size),
