@@ -7,23 +7,34 @@ as far as the topic takes them. It repeats nothing foreign in a header: ids, sta
 from __future__ import annotations
 
 import hashlib
+import hmac
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from producer.dates import utc
 from producer.model import Headers, Poison, Record, Version
-from producer.records import JSON, SPECVERSION, event_time, source_header
+from producer.records import JSON, SPECVERSION, event_time
+from producer.streams import TICKETS, Stream
 
-Letter = tuple[Version, Poison]
-"""A version that cannot be published, and why."""
+
+class Letter(NamedTuple):
+    """A version that cannot be published, and why; where it was found, below `/api/v2/incremental`; and what may be shown of
+    its value: all of it, what field rules leave, or nothing (None)."""
+
+    version: Version
+    poison: Poison
+    source: str
+    shown: bytes | None
+
 
 RESOLVED = "zendesk-dead-letter-resolved"
 """Header of a record without a value that settles an earlier one with the same `ce_id`, and says how."""
 
 _IDENTITY = re.compile(rb"(\d{1,19}|unknown):(\d{1,18}):([0-9a-f]{16})")
 
-_TYPE = ("ce_type", b"com.zendesk.ticket.dead-letter.v1")
-_RESOLVED_TYPE = ("ce_type", b"com.zendesk.ticket.dead-letter-resolved.v1")
+_TYPE = ("ce_type", b"com.zendesk.dead-letter.v1")
+_RESOLVED_TYPE = ("ce_type", b"com.zendesk.dead-letter-resolved.v1")
 _BYTES = ("content-type", b"application/octet-stream")
 
 
@@ -31,7 +42,8 @@ class Letters(Collection[Record]):
     """The dead letters of one page, in its order, as records. `number` is that of the first one, counting from 1 in each
     generation.
 
-    `takes` says whether the topic takes a value, of which else comes the head, `head` bytes of it.
+    `takes` says whether the topic takes a value, of which else comes the head, `head` bytes of it. With a `key` the hash is
+    an HMAC: what field rules leave out is not to be found by trying.
     """
 
     def __init__(
@@ -44,8 +56,10 @@ class Letters(Collection[Record]):
         number: int,
         takes: Callable[[bytes], bool],
         head: int,
+        key: bytes | None = None,
     ) -> None:
         self._letters = letters
+        self._key = key
         self._account = account
         self._page = f"{generation}/{seq}"
         self._generation = generation
@@ -57,34 +71,42 @@ class Letters(Collection[Record]):
         return len(self._letters)
 
     def __iter__(self) -> Iterator[Record]:
-        for index, (version, poison) in enumerate(self._letters):
+        for index, (version, poison, source, shown) in enumerate(self._letters):
             place = f"{self._page}/{index}/{len(self)}".encode()
             number = f"{self._generation}/{self._number + index}".encode()
-            value, how = version.value, b"whole"
+            value, how = (b"", b"none") if shown is None else (shown, b"whole")
             if not self._takes(value):
                 value, how = value[: self._head], b"head"
             headers = [
-                *_about(version, self._account, _TYPE),
+                *_about(version, self._account, source, _TYPE),
                 JSON if how == b"whole" and poison.reason == "too_large" else _BYTES,
                 ("zendesk-page", place),
                 ("zendesk-dead-letter-number", number),
                 ("zendesk-dead-letter-reason", poison.reason.encode()),
                 ("zendesk-dead-letter-detail", poison.detail.encode("ascii", "backslashreplace")[:500]),
                 ("zendesk-dead-letter-size", b"%d" % len(version.value)),
-                ("zendesk-dead-letter-sha256", hashlib.sha256(version.value).hexdigest().encode()),
+                self._hash(version.value),
                 ("zendesk-dead-letter-value", how),
-                ("zendesk-dead-letter-fetch", fetch(version, self._account).encode()),
+                ("zendesk-dead-letter-fetch", fetch(version, self._account, source).encode()),
             ]
-            yield Record(_key(version), value, headers)
+            yield Record(version.key, value, headers)
 
     def __contains__(self, record: object) -> bool:
         return any(record == each for each in self)
 
+    def _hash(self, value: bytes) -> tuple[str, bytes]:
+        if self._key is None:
+            return "zendesk-dead-letter-sha256", hashlib.sha256(value).hexdigest().encode()
+        return "zendesk-dead-letter-hmac-sha256", hmac.digest(self._key, value, "sha256").hex().encode()
 
-def identity_of(headers: Mapping[str, bytes], account: str) -> tuple[str, int | None, int, str] | None:
-    """(`ce_id`, ticket id if it has one, stamp, H) of a record of the account in the dead-letter topic; None: it is not ours."""
+
+def identity_of(
+    headers: Mapping[str, bytes], account: str, stream: Stream = TICKETS
+) -> tuple[str, int | None, int, str] | None:
+    """(`ce_id`, id if it has one, stamp, H) of a record of the stream in the dead-letter topic; None: it is none."""
     found = _IDENTITY.fullmatch(headers.get("ce_id", b""))
-    if found is None or headers.get("ce_source") != source_header(account)[1]:
+    source = headers.get("ce_source", b"").partition(b"?")[0]
+    if found is None or source != _source(account, stream.name).encode():
         return None
     id_, stamp, digest = (part.decode() for part in found.groups())
     return found[0].decode(), None if id_ == "unknown" else int(id_), int(stamp), digest
@@ -95,9 +117,9 @@ def identity(version: Version) -> str:
     return f"{version.id if version.id >= 0 else 'unknown'}:{version.stamp}:{version.digest}"
 
 
-def fetch(version: Version, account: str) -> str:
-    """The request that shows the version again, as long as it is the ticket's newest."""
-    return f"https://{account}.zendesk.com/api/v2/incremental/tickets?start_time={version.stamp}"
+def fetch(version: Version, account: str, source: str) -> str:
+    """The request that shows the version again, as long as it is the newest one."""
+    return f"{_source(account, source)}{'&' if '?' in source else '?'}start_time={version.stamp}"
 
 
 def resolved(settled: str, account: str, how: str) -> Record:
@@ -106,7 +128,7 @@ def resolved(settled: str, account: str, how: str) -> Record:
     headers: Headers = [
         SPECVERSION,
         ("ce_id", settled.encode()),
-        source_header(account),
+        ("ce_source", _source(account, "tickets").encode()),
         _RESOLVED_TYPE,
         ("ce_time", utc(int(stamp)).encode()),
         (RESOLVED, how.encode()),
@@ -114,18 +136,17 @@ def resolved(settled: str, account: str, how: str) -> Record:
     return Record(id_.encode() if id_.isdigit() else None, b"", headers)
 
 
-def _key(version: Version) -> bytes | None:
-    return b"%d" % version.id if version.id >= 0 else None
+def _source(account: str, source: str) -> str:
+    return f"https://{account}.zendesk.com/api/v2/incremental/{source}"
 
 
-def _about(version: Version, account: str, kind: tuple[str, bytes]) -> Headers:
-    key = _key(version)
+def _about(version: Version, account: str, source: str, kind: tuple[str, bytes]) -> Headers:
     return [
         SPECVERSION,
         ("ce_id", identity(version).encode()),
-        source_header(account),
+        ("ce_source", _source(account, source).encode()),
         kind,
-        *([] if key is None else [("ce_subject", key)]),
+        *([] if version.id < 0 else [("ce_subject", b"%d" % version.id)]),
         ("ce_time", event_time(version).encode()),
         ("ce_sequence", b"%017d" % version.stamp),
     ]

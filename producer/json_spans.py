@@ -60,7 +60,7 @@ class Member(NamedTuple):
 
 
 def elements(text: bytes, start: int) -> list[tuple[int, int]]:
-    """The spans of the elements of the array at `start`, in order. Raises NotJson, also if no array begins there."""
+    """The spans of the elements of the array at `start`, in order. Raises NotJson, also if no array begins."""
     found: list[tuple[int, int]] = []
     at = _inside(text, start, "[")
     while at is not None:
@@ -72,7 +72,7 @@ def elements(text: bytes, start: int) -> list[tuple[int, int]]:
 
 
 def members(text: bytes, start: int) -> list[Member]:
-    """The members of the object at `start`, in order, a repeated key each time. Raises NotJson, also if no object begins there."""
+    """The members of the object at `start`, in order, a repeated key each time. Raises NotJson, also if no object begins."""
     found: list[Member] = []
     at = _inside(text, start, "{")
     while at is not None:
@@ -145,7 +145,7 @@ def key(text: bytes, at: int) -> tuple[tuple[int, int], int]:
     """The span of the key that comes at `at`, and where its value begins. Raises NotJson if there is none."""
     match = _key.match(text, at)
     if match is None:
-        raise NotJson("no key with a colon", at)
+        raise NotJson("no key with a colon", after_space(text, at))
     return match.span(1), match.end()
 
 
@@ -153,7 +153,7 @@ def delimiter(text: bytes, at: int, closing: int) -> int:
     """The offset of what comes at `at`, behind a value: a comma, or the byte `closing`. Raises NotJson on anything else."""
     match = _delimiter.match(text, at)
     if match is None or text[match.end() - 1] not in (_COMMA, closing):
-        raise NotJson("neither a comma nor the closing bracket", at)
+        raise NotJson("neither a comma nor the closing bracket", after_space(text, at))
     return match.end() - 1
 
 

@@ -37,12 +37,13 @@ class Poison:
 # Thousands of these are made for a page. As structs they cost a quarter of a frozen dataclass, and without `gc`, since no
 # cycle can go through them, the collector has nothing to do with them.
 class Version(msgspec.Struct, frozen=True, gc=False):
-    """One version of one ticket, as the export showed it.
+    """One version of one ticket, or of a row of another stream, as the export showed it.
 
     `stamp` is its `generated_timestamp` (Unix seconds), or, where that is missing (`stamped` False), its `updated_at`;
     `digest` the H of the design: the first 16 hexadecimal digits of the SHA-256 of `value`, which holds the ticket's exact
     bytes. `updated_at` is Zendesk's text for it, or None. `poison` says why no consumer could use it, which is why it goes
-    to the dead letters; then the `id` may be one of ours, below 0 and made from the bytes, and the `stamp` 0.
+    to the dead letters; then the `id` may be one of ours, below 0 and made from the bytes, and the `stamp` 0. `about` is the
+    ticket that an event is of, whose key it gets.
     """
 
     id: int
@@ -53,10 +54,35 @@ class Version(msgspec.Struct, frozen=True, gc=False):
     updated_at: str | None = None
     stamped: bool = True
     poison: Poison | None = None
+    about: int | None = None
+
+    @property
+    def key(self) -> bytes | None:
+        """Of its records in Kafka; None where there is no id."""
+        id_ = self.id if self.about is None else self.about
+        return b"%d" % id_ if self.id >= 0 else None
 
     def __repr__(self) -> str:
         """Without what is in the ticket."""
         return f"Version(id={self.id}, stamp={self.stamp}, digest={self.digest!r})"
+
+
+class Sideload(msgspec.Struct, frozen=True, gc=False):
+    """A record that came beside the tickets, in the array of that name: a user, a group. `digest` is as of a Version.
+
+    `poison` says why it cannot be published; without an id that can be used, it is one of ours, as there.
+    """
+
+    array: str
+    id: int
+    digest: str
+    value: bytes
+    updated_at: str | None = None
+    poison: Poison | None = None
+
+    def __repr__(self) -> str:
+        """Without what is in it."""
+        return f"Sideload(array={self.array!r}, id={self.id}, digest={self.digest!r})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +145,8 @@ class Page:
     is at `position`. `caught_up`: the API had no more to give. `rows` and `size` (decompressed bytes) are of the whole
     answer; `repeated` rows were handled before, `stale` ones are older than a version of the same ticket already handled,
     `late` ones are among the new ones although the position had passed their second, and `unstamped` ones came without a
-    `generated_timestamp`. `server_time` is the API's clock (Unix seconds) if it told.
+    `generated_timestamp`. `server_time` is the API's clock (Unix seconds) if it told. `beside` is all that came beside the
+    tickets, new or not.
     """
 
     versions: tuple[Version, ...]
@@ -132,6 +159,7 @@ class Page:
     late: int = 0
     unstamped: int = 0
     server_time: float | None = None
+    beside: tuple[Sideload, ...] = field(default=(), repr=False)
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):

@@ -1,4 +1,4 @@
-"""Turns a page into the Kafka records of the tickets topic: key, value, headers, tombstones. Pure."""
+"""Turns a page into the Kafka records of its stream's topic: key, value, headers, tombstones. Pure."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import Collection, Iterator, Sequence
 
 from producer.dates import utc
 from producer.model import Headers, Record, Version
+from producer.streams import TICKETS, Stream
 from producer.system_updates import is_system_update, zendesk_time
 
 # Headers that say the same in every record, and so are one object in all of them.
 SPECVERSION = ("ce_specversion", b"1.0")
 JSON = ("content-type", b"application/json")
-_UPSERTED = ("ce_type", b"com.zendesk.ticket.upserted.v1")
-_DELETED = ("ce_type", b"com.zendesk.ticket.deleted.v1")
 _SYSTEM_UPDATE = ("zendesk-system-update", b"true")
 
 
@@ -36,11 +35,14 @@ class Records(Collection[Record]):
         seq: int,
         tombstones: bool,
         mark_system_updates: bool = False,
+        stream: Stream = TICKETS,
     ) -> None:
         self._versions = versions
         self._tombstones = tombstones
         self._mark = mark_system_updates
-        self._source = source_header(account)
+        self._source = source_header(account, stream)
+        self._upserted = type_header(stream, "upserted")
+        self._deleted = type_header(stream, "deleted")
         self._page = f"{generation}/{seq}"
         self._count = len(versions) + (sum(version.deleted for version in versions) if tombstones else 0)
 
@@ -58,14 +60,14 @@ class Records(Collection[Record]):
         return any(record == each for each in self)
 
     def _record(self, version: Version, tombstone: bool, page: bytes) -> Record:
-        key = b"%d" % version.id
+        key = b"%d" % (version.id if version.about is None else version.about)
         identity = f"{version.id}:{version.stamp}:{version.digest}"
         headers: Headers = [
             SPECVERSION,
             ("ce_id", (identity + ":tombstone" if tombstone else identity).encode()),
             self._source,
-            _DELETED if version.deleted else _UPSERTED,
-            ("ce_subject", key),
+            self._deleted if version.deleted else self._upserted,
+            ("ce_subject", b"%d" % version.id),
             ("ce_time", event_time(version).encode()),
             JSON,
             ("ce_sequence", b"%017d" % version.stamp),
@@ -76,9 +78,14 @@ class Records(Collection[Record]):
         return Record(key, None if tombstone else version.value, headers)
 
 
-def source_header(account: str) -> tuple[str, bytes]:
-    """`ce_source`: the export that the tickets come from."""
-    return "ce_source", f"https://{account}.zendesk.com/api/v2/incremental/tickets".encode()
+def source_header(account: str, stream: Stream) -> tuple[str, bytes]:
+    """`ce_source`: the export that the rows come from."""
+    return "ce_source", f"https://{account}.zendesk.com/api/v2/{stream.path}".encode()
+
+
+def type_header(stream: Stream, what: str) -> tuple[str, bytes]:
+    """`ce_type` of what has become of a row."""
+    return "ce_type", f"com.zendesk.{stream.record}.{what}.v1".encode()
 
 
 def event_time(version: Version) -> str:

@@ -25,6 +25,7 @@ from producer.model import Page, Position, Record, Version
 from producer.settings import Settings
 from producer.shipment import Sorter
 from producer.stop import Stop
+from producer.streams import TICKETS
 from producer.zendesk.source import open_source
 
 PATIENCE = 70.0
@@ -134,10 +135,10 @@ async def _newest(fetch: Callable[[Position], Awaitable[Page]], letter: Found) -
 async def _settle(
     settings: Settings, letter: Found, version: Version | None, before: Mapping[int, int], limits: Limits
 ) -> str:
-    sorter = Sorter(settings, limits)
+    sorter = Sorter(settings, TICKETS, limits)
     for tries_left in reversed(range(_TRIES)):
         with contextlib.suppress(SessionOver) if tries_left else contextlib.nullcontext():
-            async with open_session(settings, "", None, limits, lambda _: None) as session:
+            async with open_session(settings, TICKETS, "", None, limits, lambda _: None) as session:
                 checkpoint = session.checkpoint
                 records: dict[str, Collection[Record]] = {}
                 if version is not None and not await _published_since(settings, version, before):

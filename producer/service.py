@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import AsyncExitStack
 
 from producer.errors import Blocked, Fenced, Retriable, SessionOver, Stopping
 from producer.events import CaughtUp, Committed, Fetched, Observer, Started, Stopped
@@ -13,7 +14,8 @@ from producer.retry import Setbacks
 from producer.settings import Settings
 from producer.shipment import Sorter
 from producer.stop import Stop
-from producer.zendesk.source import open_source
+from producer.streams import TICKETS, Stream
+from producer.zendesk.source import Account, open_account
 from producer.zendesk.walk import Walk
 
 
@@ -25,31 +27,36 @@ async def run(
     instance: str,
     once: bool = False,
     give_up_after: float | None = None,
+    stream: Stream = TICKETS,
+    account: Account | None = None,
 ) -> None:
-    """Publish until asked to stop, or with `once` until caught up and committed.
+    """Publish a stream of an account until asked to stop, or with `once` until caught up and committed.
 
-    Whatever goes wrong outside ends the session and no more: the next one reads the checkpoint and goes on from there.
+    `account` is one that the stream shares with others; without, one is opened for it alone. Whatever goes wrong outside ends the session and no more: the next one reads the checkpoint and goes on from there.
 
     Raises:
         Refused, Misconfigured: only a person can mend it.
         Unavailable: no page was committed for `give_up_after` seconds (None: wait for ever).
     """
-    tell(Started(settings.zendesk.subdomain, instance, _summary(settings)))
+    tell(Started(settings.zendesk.subdomain, instance, _summary(settings, stream)))
     limits = Limits()
-    sorter = Sorter(settings, limits)
     setbacks = Setbacks(settings.kafka.standby_seconds, give_up_after, tell)
     held: Checkpoint | None = None
     take_over = False
     error: BaseException | None = None
     try:
-        async with open_source(settings, stop, tell) as source:
+        async with AsyncExitStack() as around:
+            if account is None:
+                account = await around.enter_async_context(open_account(settings, stop, tell))
+            source = account.source(stream, tell)
             while not stop.is_set():
                 session: Session | None = None
                 try:
                     async with (
-                        open_session(settings, instance, held, limits, tell, take_over=take_over) as session,
+                        open_session(settings, stream, instance, held, limits, tell, take_over=take_over) as session,
                         source.export(session.check) as export,
                     ):
+                        sorter = Sorter(settings, stream, limits)
                         await pump(export, session, sorter, settings.zendesk.poll_interval, stop, tell, once=once)
                         return
                 except Stopping:
@@ -88,10 +95,11 @@ async def pump(
             await stop.sleep(poll_interval)
 
 
-def _summary(settings: Settings) -> dict[str, str]:
+def _summary(settings: Settings, stream: Stream) -> dict[str, str]:
     return {
         "source": settings.zendesk.base_url,
         "kafka": ",".join(settings.kafka.bootstrap_servers),
-        "topic": settings.topics.tickets,
+        "topic": settings.topics.of(stream),
+        "delivery": settings.kafka.delivery,
         "requests_per_minute": str(settings.zendesk.requests_per_minute).removesuffix(".0"),
     }

@@ -36,7 +36,9 @@ def kafka() -> Iterator[Cluster]:
 def names() -> dict[str, str]:
     """Topics of this test alone."""
     number = next(_numbers)
-    return {"tickets": f"tickets.{number}", "checkpoints": f"checkpoints.{number}", "dead_letters": f"dead.{number}"}
+    topics = ("tickets", "checkpoints", "dead_letters", "users", "organizations", "ticket_events")
+    beside = (f"sideloads.{name}" for name in ("users", "groups", "organizations"))
+    return {name: f"{name}.{number}" for name in (*topics, *beside)}
 
 
 @pytest.fixture

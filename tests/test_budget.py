@@ -20,7 +20,7 @@ import pytest
 import trustme
 
 from producer.errors import ProducerError, Stopping
-from producer.events import Event, Noticed
+from producer.events import Event, Noticed, Observer
 from producer.sandbox.zendesk import Account, Clock, Fault, Limits, Scenario, Simulator
 from producer.sandbox.zendesk.limits import Buckets
 from producer.settings import load_settings
@@ -153,7 +153,7 @@ def test_no_minute_has_more_than_asked_for_whatever_is_slow_and_however_often_it
 class FromTheTurn(Budget):
     """Spaced where a request is prepared, not where it is sent."""
 
-    async def turn(self) -> None:
+    async def turn(self, stream: str = "tickets", tell: Observer | None = None) -> None:
         await super().turn()
         self._sent = now()
 

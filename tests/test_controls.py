@@ -20,6 +20,7 @@ from producer.kafka.limits import Limits
 from producer.kafka.session import Session
 from producer.kafka.transactions import TransactionalProducer
 from producer.model import Checkpoint, Position, Record, Version
+from producer.retry import Setbacks
 from producer.sandbox.zendesk import Account, Clock
 from producer.settings import Settings, load_settings
 from producer.zendesk.boundary import Advance, Sifted, advance
@@ -38,7 +39,8 @@ def settings(overrides: list[str]) -> Settings:
 
 
 async def taken_over(settings: Settings, patient: Settings, wrong: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second instance takes over, and the first commits a page just before it is fenced, then stands by."""
+    """A second instance takes over, and the first commits a page just before it is fenced, then stays away."""
+    monkeypatch.setattr(Setbacks, "REOPEN", (30.0, 60.0))
     first = Run(patient, "first")
     await until(lambda: first.told(Committed) > 1)
     waited = False

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import gc
 import io
 import json
 import logging
 import math
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from time import thread_time
 from typing import Any
 
 import aiohttp
 import pytest
-from prometheus_client import generate_latest
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.aiohttp import make_aiohttp_handler
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
 from producer.dead_letters import Letter
@@ -27,6 +33,7 @@ from producer.events import (
     Fetched,
     LateRow,
     Noticed,
+    Observer,
     Opened,
     Retrying,
     StandingBy,
@@ -36,8 +43,9 @@ from producer.events import (
 )
 from producer.model import Checkpoint, Cursor, Page, Position, Version
 from producer.observers import fan_out
+from producer.observers.board import Board
 from producer.observers.http import serve
-from producer.observers.log import HEARTBEAT, PROGRESS, Log, configure
+from producer.observers.log import HEARTBEAT, PROGRESS, configure
 from producer.observers.metrics import Metrics
 from producer.observers.status import GRACE, Status
 from producer.records import Records
@@ -81,7 +89,24 @@ def time() -> Time:
 
 @pytest.fixture
 def status(time: Time) -> Status:
-    return Status(settings(), monotonic=time, clock=lambda: SERVER_NOW)
+    return Status(settings(), "tickets", monotonic=time, clock=lambda: SERVER_NOW)
+
+
+@pytest.fixture
+def board(time: Time) -> Board:
+    return Board(monotonic=time, clock=lambda: SERVER_NOW)
+
+
+ACCOUNTS, STREAMS = ("acme", "beta"), ("tickets", "users")
+
+
+def watch_all(board: Board) -> dict[str, Observer]:
+    """Whom the services of two accounts with two streams each tell, by `account/stream`."""
+    return {
+        f"{account}/{stream}": board.watch(settings(f"zendesk.subdomain={account}"), stream)
+        for account in ACCOUNTS
+        for stream in STREAMS
+    }
 
 
 def checkpoint(seq: int = 1, end_time: int | None = END_TIME) -> Checkpoint:
@@ -128,7 +153,7 @@ def shipment(*versions: Version, letters: tuple[Letter, ...] = (), excluded: int
 
 
 def committed(*versions: Version, caught_up: bool = False, letters: tuple[Letter, ...] = ()) -> Committed:
-    walked = page(*versions, *(version for version, _ in letters), caught_up=caught_up)
+    walked = page(*versions, *(letter.version for letter in letters), caught_up=caught_up)
     return Committed(walked, shipment(*versions, letters=letters), checkpoint(), 0.2)
 
 
@@ -151,7 +176,7 @@ def backfilled(seconds: int) -> tuple[Event, Event]:
 BACKFILL = Opened(checkpoint(end_time=int(SERVER_NOW) - DAY).replace(start=int(SERVER_NOW) - DAY), 0.5)
 
 
-def tell(observer: Status | Metrics | Log, *events: Event) -> None:
+def tell(observer: Observer, *events: Event) -> None:
     for event in events:
         observer(event)
 
@@ -188,7 +213,7 @@ def test_a_failure_that_lasts_makes_it_unready_until_a_page_is_committed(status:
 
 
 def test_patience_is_three_poll_intervals_when_those_are_long(time: Time) -> None:
-    status = Status(settings("zendesk.poll_interval=100"), monotonic=time)
+    status = Status(settings("zendesk.poll_interval=100"), "tickets", monotonic=time)
     tell(status, OPENED, failed(BadAnswer("?"), "account"))
     assert state(status) == "blocked"
     time.now += 299
@@ -225,6 +250,13 @@ def test_it_is_alive_while_events_come_within_what_was_announced(status: Status,
     assert "nothing has happened" in status.alive().reasons[0]
     tell(status, OPENED)
     assert status.alive()
+
+
+def test_a_service_that_has_ended_says_why_and_owes_no_more_events(status: Status, time: Time) -> None:
+    tell(status, OPENED, Stopped(checkpoint(), Refused("401 for canary-token", hint="mend it")))
+    time.now += 100 * GRACE
+    assert status.alive()
+    assert status.ready().reasons == ("the service has stopped: Refused: 401 for ***",)
 
 
 def test_the_lag_is_the_age_of_the_position_by_the_apis_clock(status: Status, time: Time) -> None:
@@ -288,18 +320,21 @@ def test_a_backfill_tells_how_far_it_is_until_it_is_caught_up(status: Status, ti
 # --- metrics ---------------------------------------------------------------------------------------------------------
 
 
-def samples(metrics: Metrics) -> dict[str, float]:
-    """By name with labels, as Prometheus reads them, without our prefix."""
-    return {
-        sample.name.removeprefix("zendesk_producer_")
-        + "".join(f"[{value}]" for value in sample.labels.values()): sample.value
-        for family in text_string_to_metric_families(generate_latest(metrics.registry).decode())
-        for sample in family.samples
-    }
+def samples(metrics: Metrics | Board, account: str = "acme", stream: str = "tickets") -> dict[str, float]:
+    """One service's, by name with the other labels, as Prometheus reads them, without our prefix."""
+    found = {}
+    for family in text_string_to_metric_families(generate_latest(metrics.registry).decode()):
+        for sample in family.samples:
+            if (sample.labels.pop("account", None), sample.labels.pop("stream", None)) == (account, stream):
+                labels = "".join(f"[{value}]" for value in sample.labels.values())
+                found[sample.name.removeprefix("zendesk_producer_") + labels] = sample.value
+    return found
 
 
 def test_counters_are_zero_before_anything_happened_and_unknown_moments_are_no_number(status: Status) -> None:
-    before = samples(Metrics(status))
+    metrics = Metrics()
+    metrics.watch(status)
+    before = samples(metrics)
     for name in (
         "tickets_read_total",
         "tickets_published_total[changed]",
@@ -321,8 +356,8 @@ def test_counters_are_zero_before_anything_happened_and_unknown_moments_are_no_n
 
 
 def test_every_moment_is_counted(status: Status) -> None:
-    metrics = Metrics(status)
-    both = fan_out(status, metrics)
+    metrics = Metrics()
+    both = fan_out(status, metrics.watch(status))
     limits = {"zendesk-ratelimit-incremental-exports": "total=10; remaining=7; resets=2", "x-rate-limit": "700"}
     for event in (
         STARTED,
@@ -375,21 +410,21 @@ def test_every_moment_is_counted(status: Status) -> None:
 
 
 def test_late_rows_oddities_and_a_pinned_second_are_counted_each_time(status: Status) -> None:
-    metrics = Metrics(status)
+    metrics = Metrics()
+    both = fan_out(status, metrics.watch(status))
     assert samples(metrics)["pinned"] == samples(metrics)["tickets_late_total"] == 0
     late = dataclasses.replace(page(version(1)), late=1)
     oddities = (Noticed("count", "an answer lies"), Noticed("count", "an answer lies", again=True))
     pinned = checkpoint().replace(cursor=Cursor("c", END_TIME, 7, pinned=True))
-    for event in (Fetched(late), Fetched(late), *oddities, Opened(pinned, 0.1)):
-        status(event)
-        metrics(event)
+    tell(both, Fetched(late), Fetched(late), *oddities, Opened(pinned, 0.1))
     after = samples(metrics)
     assert (after["tickets_late_total"], after["notices_total[count]"], after["pinned"]) == (2, 2, 1)
     assert status.snapshot()["pinned"] is True
 
 
 def test_share_and_eta_of_a_backfill_are_metrics_while_it_lasts(status: Status, time: Time) -> None:
-    metrics = Metrics(status)
+    metrics = Metrics()
+    metrics.watch(status)
     tell(status, BACKFILL, *backfilled(1))
     assert samples(metrics)["backfill_share"] == 0
     assert math.isnan(samples(metrics)["backfill_eta_seconds"])
@@ -416,11 +451,74 @@ def test_share_and_eta_of_a_backfill_are_metrics_while_it_lasts(status: Status, 
 def test_rate_limits_are_read_in_all_spellings(
     status: Status, limits: dict[str, str], limit: float, remaining: float
 ) -> None:
-    metrics = Metrics(status)
-    metrics(Answered(200, 0.1, 1, limits))
+    metrics = Metrics()
+    metrics.watch(status)(Answered(200, 0.1, 1, limits))
     after = samples(metrics)
     read = after["api_ratelimit_limit"], after["api_ratelimit_remaining"]
     assert read == pytest.approx((limit, remaining), nan_ok=True)
+
+
+def test_what_one_service_does_is_counted_for_no_other(board: Board) -> None:
+    told = watch_all(board)
+    before = {name: samples(board, *name.split("/")) for name in told}
+    tell(told["beta/users"], OPENED, Answered(200, 0.3, 5000, {}), Fetched(page(version(1), rows=3)))
+    tell(told["beta/users"], committed(version(1)), failed(SessionOver("broker gone")), Noticed("odd", "?"))
+    after = {name: samples(board, *name.split("/")) for name in told}
+    for name in ("acme/tickets", "acme/users", "beta/tickets"):
+        assert after[name] == pytest.approx(before[name], nan_ok=True)
+    assert before["beta/users"].keys() == before["acme/tickets"].keys()
+    expected = {
+        "api_requests_total[200]": 1,
+        "tickets_read_total": 3,
+        "transactions_total[committed]": 1,
+        "failures_total[SessionOver][session]": 1,
+        "notices_total[odd]": 1,
+        "position_timestamp_seconds": END_TIME,
+        "state[retrying]": 1,
+    }
+    assert {name: after["beta/users"][name] for name in expected} == expected
+
+
+def test_the_series_of_a_service_have_its_account_and_stream_and_those_of_the_process_have_neither(
+    board: Board,
+) -> None:
+    watch_all(board)
+    of_process, of_services = set(), set()
+    for family in board.registry.collect():
+        for sample in family.samples:
+            names = list(sample.labels)
+            if names[:2] == ["account", "stream"]:
+                of_services.add(family.name)
+            else:
+                assert not {"account", "stream"} & set(names)
+                of_process.add(family.name)
+    assert "zendesk_producer_build" in of_process
+    assert {name for name in of_process if not name.startswith("process_")} == {"zendesk_producer_build"}
+    assert not of_process & of_services
+    assert all(name.startswith("zendesk_producer_") for name in of_services)
+
+
+def test_no_series_is_looked_up_again_for_a_page(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_up = []
+    labels = MetricWrapperBase.labels
+
+    def noted(self: Any, *values: str) -> Any:
+        looked_up.append(values)
+        return labels(self, *values)
+
+    monkeypatch.setattr(MetricWrapperBase, "labels", noted)
+    told = watch_all(board)["beta/tickets"]
+    looked_up.clear()
+    tell(told, OPENED, Answered(200, 0.1, 1, {}), Fetched(page(version(1))), committed(version(1)), caught_up())
+    assert samples(board, "beta")["tickets_published_total[changed]"] == 1
+    assert looked_up == []
+    tell(told, Noticed("odd", "a kind that nobody can know beforehand"), Noticed("odd", "?"))
+    assert looked_up == [("beta", "tickets", "odd")]
+
+
+def test_a_service_has_at_most_150_series(board: Board) -> None:
+    watch_all(board)
+    assert 50 < len(samples(board, "beta", "users")) <= 150
 
 
 def test_an_observer_that_fails_does_not_keep_the_others_from_hearing(caplog: pytest.LogCaptureFixture) -> None:
@@ -453,9 +551,9 @@ class Told:
     def __init__(self, time: Time, *overrides: str) -> None:
         chosen = settings(*overrides)
         self.stream = io.StringIO()
-        configure(chosen, self.stream)
-        status = Status(chosen, monotonic=time, clock=lambda: SERVER_NOW)
-        self.tell = fan_out(status, Log(status, monotonic=time))
+        configure(chosen, output=self.stream)
+        self.board = Board(monotonic=time, clock=lambda: SERVER_NOW)
+        self.tell = self.board.watch(chosen, "tickets")
 
     def __call__(self, *events: Event) -> str:
         for event in events:
@@ -597,10 +695,139 @@ class TestLog:
         told = Told(time, "log.level=warning")
         assert [line["message"] for line in told.lines(STARTED, OPENED, Noticed("k", "odd"))] == ["odd"]
 
+    def test_the_lines_of_a_service_alone_name_its_account_and_no_stream(self, time: Time) -> None:
+        lines = Told(time).lines(STARTED, OPENED, committed(version(1)), Noticed("k", "odd"))
+        assert [list(line)[:4] for line in lines] == [["timestamp", "level", "message", "account"]] * 4
+        assert all("stream" not in line for line in lines)
+        assert "account=" not in Told(time, "log.format=console")(OPENED, committed(version(1)))
+
+    @pytest.mark.parametrize("several", ["accounts", "streams"])
+    def test_each_line_of_several_services_names_the_account_and_the_stream(self, time: Time, several: str) -> None:
+        told = Told(time)
+        if several == "accounts":
+            others = settings("zendesk.subdomain=beta"), "tickets"
+            configure(settings(), others[0], output=told.stream)
+        else:
+            others = settings(), "users"
+        other = told.board.watch(*others)
+        events = STARTED, OPENED, committed(version(1)), Noticed("k", "odd"), Stopped(checkpoint(), Refused("401"))
+        tell(told.tell, *events)
+        tell(other, *(dataclasses.replace(STARTED, account=others[0].zendesk.subdomain), *events[1:]))
+        lines = told.lines()
+        named = [(line["account"], line["stream"]) for line in lines]
+        assert named == [("acme", "tickets")] * 5 + [(others[0].zendesk.subdomain, others[1])] * 5
+        assert {tuple(line)[:5] for line in lines} == {("timestamp", "level", "message", "account", "stream")}
+
+    def test_people_see_which_service_a_line_is_of(self, time: Time) -> None:
+        told = Told(time, "log.format=console")
+        tell(told.board.watch(settings("zendesk.subdomain=beta"), "users"), OPENED)
+        told.tell(OPENED)
+        first, second = told().splitlines()
+        assert "account=beta stream=users" in first
+        assert "account=acme stream=tickets" in second
+
+    def test_with_several_accounts_a_librarys_line_names_none(self, time: Time) -> None:
+        told = Told(time)
+        logging.getLogger("asyncio").warning("slow")
+        configure(settings(), settings("zendesk.subdomain=beta"), output=told.stream)
+        logging.getLogger("asyncio").warning("slow")
+        alone, beside = told.lines()
+        assert alone["account"] == "acme"
+        assert "account" not in beside
+
+    def test_the_secrets_of_every_account_are_masked_even_where_one_begins_another(self, time: Time) -> None:
+        accounts = [
+            settings(f"zendesk.subdomain={account}", f"zendesk.api_token=canary-{token}")
+            for account, token in (("acme", "a"), ("beta", "a-longer-one"), ("gamma", "c"))
+        ]
+        hostile = "a canary-c, a canary-a-longer-one, a canary-a"
+        told = Told(time)
+        configure(*accounts, output=told.stream)
+        (line,) = told.lines(Noticed("k", hostile))
+        assert line["message"] == "a ***, a ***, a ***"
+        configure(accounts[1], accounts[2], output=told.stream)
+        assert told.lines(Noticed("k", hostile))[0]["message"] == "a ***, a ***, a canary-a"
+        # What is masked account by account, in their order, leaves the rest of the longer one.
+        for each in accounts:
+            hostile = each.redact(hostile)
+        assert hostile == "a ***, a ***-longer-one, a ***"
+
     def test_a_cancelled_service_tells_its_position(self, time: Time) -> None:
         (line,) = Told(time).lines(Stopped(checkpoint(), asyncio.CancelledError()))
         assert "abandoned" in line["message"]
         assert line["position"] == "2024-01-01T00:00:00Z"
+
+
+# --- the board -------------------------------------------------------------------------------------------------------
+
+
+def test_of_one_service_the_board_says_what_its_status_says(board: Board, status: Status, time: Time) -> None:
+    told = fan_out(board.watch(settings(), "tickets"), status)
+    tell(told, STARTED, OPENED, committed(version(1)), StandingBy("other/1/b", 30))
+    time.now += 10 * GRACE
+    assert board.snapshot() == status.snapshot()
+    assert (board.alive(), board.ready()) == (status.alive(), status.ready())
+    assert board.states() == {"state": "standing_by"}
+    assert board.snapshot().items() >= {"account": "acme", "stream": "tickets", "alive": False, "ready": False}.items()
+
+
+def test_of_several_services_the_board_says_how_each_is_and_names_it_where_something_is_wrong(
+    board: Board, time: Time
+) -> None:
+    told = watch_all(board)
+    time.now += 3
+    for each in told.values():
+        tell(each, OPENED, committed(version(1)))
+    tell(told["acme/users"], caught_up(wait=10 * GRACE))
+    assert board.ready()
+    tell(told["beta/users"], StandingBy("other/1/b", 10 * GRACE))
+    assert board.ready().reasons == ("beta/users: standing by: instance other/1/b holds the account",)
+    assert board.states() == {"states": {"backfilling": 2, "caught_up": 1, "standing_by": 1}}
+    snapshot = board.snapshot()
+    assert json.loads(json.dumps(snapshot)) == snapshot
+    assert [(each["account"], each["stream"]) for each in snapshot["services"]] == [
+        ("acme", "tickets"), ("acme", "users"), ("beta", "tickets"), ("beta", "users")
+    ]  # fmt: skip
+    assert [each["ready"] for each in snapshot["services"]] == [True, True, True, False]
+    assert list(snapshot) == ["version", "alive", "ready", "reasons", "uptime_seconds", "services"]
+    assert (snapshot["alive"], snapshot["ready"], snapshot["uptime_seconds"]) == (True, False, 3)
+    time.now += 2 * GRACE
+    assert [reason.partition(" for ")[0] for reason in board.alive().reasons] == [
+        "acme/tickets: nothing has happened",
+        "beta/tickets: nothing has happened",
+    ]
+    assert board.snapshot()["reasons"] == [*board.alive().reasons, *board.ready().reasons]
+
+
+def test_a_refused_account_makes_the_process_unready_and_not_dead(board: Board, time: Time) -> None:
+    told = watch_all(board)
+    for each in told.values():
+        tell(each, OPENED, caught_up(wait=100 * GRACE))
+    tell(told["beta/tickets"], Stopped(checkpoint(), Refused("401 for canary-token")))
+    time.now += 50 * GRACE
+    assert board.alive()
+    assert board.ready().reasons == ("beta/tickets: the service has stopped: Refused: 401 for ***",)
+    # One that hangs instead is what the process is restarted for.
+    hanging = board.watch(settings("zendesk.subdomain=gamma"), "tickets")
+    tell(hanging, OPENED)
+    time.now += 2 * GRACE
+    assert [reason.partition(":")[0] for reason in board.alive().reasons] == ["gamma/tickets"]
+
+
+def test_each_backfill_is_foretold_from_its_own_pages(board: Board, time: Time) -> None:
+    told = watch_all(board)
+    slow, fast = told["acme/tickets"], told["beta/tickets"]
+    for each in (slow, fast):
+        tell(each, BACKFILL)
+    for number in range(1, 41):
+        time.now += 10
+        tell(slow, *backfilled(100 * number))
+        tell(fast, *backfilled(1000 * number))
+    of_slow, none, of_fast, _ = (each["backfill"] for each in board.snapshot()["services"])
+    assert none is None
+    assert of_slow["share"] == pytest.approx(0.1 * of_fast["share"], rel=0.2)
+    assert of_slow["eta_seconds"] == pytest.approx((DAY - 4000) / 9, rel=0.02)
+    assert of_fast["eta_seconds"] == pytest.approx((DAY - 40_000) / 99, rel=0.02)
 
 
 # --- the endpoint ----------------------------------------------------------------------------------------------------
@@ -611,20 +838,20 @@ async def get(url: str, method: str = "GET") -> tuple[int, dict[str, str], str]:
         return response.status, dict(response.headers), await response.text()
 
 
-async def test_the_endpoint_tells_the_truth(status: Status, time: Time) -> None:
-    metrics = Metrics(status)
-    async with serve(HttpSettings(port=0), status, metrics.registry) as url:
+async def test_the_endpoint_tells_the_truth(board: Board, time: Time) -> None:
+    told = board.watch(settings(), "tickets")
+    async with serve(HttpSettings(port=0), board) as url:
         code, _, text = await get(f"{url}/readyz")
         assert code == 503
         assert "no Kafka session" in json.loads(text)["reasons"][0]
-        tell(status, STARTED, OPENED, committed(version(1)))
+        tell(told, STARTED, OPENED, committed(version(1)))
         code, _, text = await get(f"{url}/readyz")
         assert (code, json.loads(text)) == (200, {"ready": True, "state": "backfilling", "reasons": []})
         code, _, text = await get(f"{url}/status")
-        assert (code, json.loads(text)) == (200, status.snapshot())
+        assert (code, json.loads(text)) == (200, board.snapshot())
         code, _, text = await get(f"{url}/metrics")
         assert code == 200
-        assert "zendesk_producer_source_lag_seconds 100.0" in text
+        assert 'zendesk_producer_source_lag_seconds{account="acme",stream="tickets"} 100.0' in text
         assert (await get(f"{url}/livez"))[0] == 200
         time.now += 10 * GRACE
         code, _, text = await get(f"{url}/livez")
@@ -632,8 +859,9 @@ async def test_the_endpoint_tells_the_truth(status: Status, time: Time) -> None:
         assert json.loads(text)["reasons"]
 
 
-async def test_the_endpoint_can_only_be_read_and_says_so_with_safe_headers(status: Status) -> None:
-    async with serve(HttpSettings(port=0), status, Metrics(status).registry) as url:
+async def test_the_endpoint_can_only_be_read_and_says_so_with_safe_headers(board: Board) -> None:
+    board.watch(settings(), "tickets")
+    async with serve(HttpSettings(port=0), board) as url:
         for path in ("/livez", "/readyz", "/metrics", "/status", "/nowhere"):
             code, headers, _ = await get(url + path)
             assert headers["X-Content-Type-Options"] == "nosniff"
@@ -643,13 +871,91 @@ async def test_the_endpoint_can_only_be_read_and_says_so_with_safe_headers(statu
             assert (await get(url + path, "POST"))[0] == (404 if path == "/nowhere" else 405)
 
 
-async def test_a_port_in_use_is_named(status: Status) -> None:
+async def test_a_port_in_use_is_named(board: Board) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
         pytest.raises(Misconfigured, match=r"http\.port: 127\.0\.0\.1:\d+ is in use"),
     ):
-        async with serve(HttpSettings(port=taken.getsockname()[1]), status, Metrics(status).registry):
+        async with serve(HttpSettings(port=taken.getsockname()[1]), board):
             pass
     with pytest.raises(Misconfigured, match=r"http\.host: cannot listen on 192\.0\.2\.1:0"):
-        async with serve(HttpSettings(host="192.0.2.1", port=0), status, Metrics(status).registry):
+        async with serve(HttpSettings(host="192.0.2.1", port=0), board):
             pass
+
+
+async def test_the_endpoint_names_the_refused_account_and_lets_the_process_live(board: Board) -> None:
+    told = watch_all(board)
+    for each in told.values():
+        tell(each, OPENED, committed(version(1)))
+    tell(told["beta/users"], Stopped(checkpoint(), Refused("401")))
+    states = {"backfilling": 3, "stopped": 1}
+    reason = "beta/users: the service has stopped: Refused: 401"
+    async with serve(HttpSettings(port=0), board) as url:
+        code, _, text = await get(f"{url}/livez")
+        assert (code, json.loads(text)) == (200, {"alive": True, "states": states, "reasons": []})
+        code, _, text = await get(f"{url}/readyz")
+        assert (code, json.loads(text)) == (503, {"ready": False, "states": states, "reasons": [reason]})
+        code, _, text = await get(f"{url}/status")
+        assert (code, json.loads(text)) == (200, board.snapshot())
+        code, _, text = await get(f"{url}/metrics")
+        assert code == 200
+        for service, stopped in (("beta", "users"), 1), (("beta", "tickets"), 0):
+            labels = 'account="{}",state="stopped",stream="{}"'.format(*service)
+            assert f"zendesk_producer_state{{{labels}}} {stopped:.1f}" in text
+
+
+async def test_metrics_come_in_the_format_and_the_selection_that_were_asked_for(board: Board) -> None:
+    watch_all(board)
+    openmetrics = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5", "Accept-Encoding": "gzip"}
+    async with serve(HttpSettings(port=0), board) as url, aiohttp.ClientSession() as session:
+        async with session.get(f"{url}/metrics", headers=openmetrics) as response:
+            assert response.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+            assert response.headers["Content-Encoding"] == "gzip"
+            assert (await response.text()).endswith("# EOF\n")
+        _, headers, text = await get(f"{url}/metrics?name[]=zendesk_producer_pinned")
+        assert headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        assert [line.partition("{")[0] for line in text.splitlines() if line[0] != "#"] == [
+            "zendesk_producer_pinned"
+        ] * 4
+
+
+@contextlib.asynccontextmanager
+async def whole(registry: CollectorRegistry) -> AsyncIterator[str]:
+    """A server whose handler writes all metrics at one go."""
+    application = web.Application()
+    application.router.add_get("/metrics", make_aiohttp_handler(registry))
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.5)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+async def held_up(url: str) -> float:
+    """Seconds of CPU that the loop spent at one stretch, at most, while `url` was read."""
+    longest, reading = 0.0, asyncio.ensure_future(get(url))
+    while not reading.done():
+        before = thread_time()
+        await asyncio.sleep(0)
+        longest = max(longest, thread_time() - before)
+    code, _, text = await reading
+    assert code == 200
+    assert text.count('account="acme-49"') > 200
+    return longest
+
+
+async def test_a_scrape_of_two_hundred_services_leaves_the_loop_to_them(board: Board) -> None:
+    for number in range(50):
+        chosen = settings(f"zendesk.subdomain=acme-{number}")
+        for stream in ("tickets", "users", "organizations", "ticket_events"):
+            board.watch(chosen, stream)
+    gc.collect()
+    gc.freeze()  # as `run` does, or the collector comes between
+    try:
+        # The control is the handler that comes with the client library: the loop is its own as long as the scrape takes.
+        async with serve(HttpSettings(port=0), board) as url, whole(board.registry) as control:
+            assert await held_up(f"{url}/metrics") < await held_up(f"{control}/metrics") / 3
+    finally:
+        gc.unfreeze()

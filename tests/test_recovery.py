@@ -23,6 +23,7 @@ from producer.model import Checkpoint
 from producer.sandbox.broker import Cluster
 from producer.sandbox.zendesk import Account, Clock, Simulator
 from producer.settings import Settings, load_settings
+from producer.streams import TICKETS
 from tests.conftest import joined, until
 from tests.reader import Reader, faults
 from tests.test_checkpoint_command import command
@@ -210,7 +211,7 @@ async def test_topics_are_created_as_the_promise_needs_them(
     await once(settings)
     async with open_admin(settings.kafka) as admin:
         configs = await admin.configs(*names.values())
-    for plan in plans(settings.topics):
+    for plan in plans(settings, TICKETS):
         assert owner.partitions(plan.name) == plan.partitions
         assert plan.configs.items() <= configs[plan.name].items()
 

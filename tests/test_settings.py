@@ -406,9 +406,38 @@ def test_a_topic_name_that_kafka_would_refuse_is_refused(name: str) -> None:
 
 
 def test_two_topics_with_one_name_are_refused_also_once_the_account_is_filled_in() -> None:
-    assert "three different topics" in problems(
+    assert "each of them needs a topic of its own" in problems(
         lambda: load("topics.tickets={subdomain}.a", "topics.checkpoints=acme.a")
     )
+
+
+def test_topics_of_sideloads_are_a_group_within_the_group_of_topics(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = yaml("topics:\n  sideloads:\n    users: a\n    groups: b\n")
+    monkeypatch.setenv("PRODUCER_TOPICS__SIDELOADS__GROUPS", "c")
+    settings = load_settings(path, [*REQUIRED, "topics.sideloads.brands=d"])
+    assert [settings.topics.beside(name) for name in ("users", "groups", "brands")] == ["a", "c", "d"]
+    assert settings.origin("topics.sideloads.users") == "settings.yaml:3"
+    assert "topics.sideloads.usrs (--set): there is no such setting; did you mean topics.sideloads.users?" in problems(
+        lambda: load("topics.sideloads.usrs=x")
+    )
+
+
+@pytest.mark.parametrize(
+    ("include", "told"),
+    [
+        ("users,grps", "there is no sideload 'grps'; there are users, groups, organizations"),
+        ("last_audits", "last_audits cannot be had: the incremental exports do not support it"),
+        ("slas", "slas cannot be had: it tells hours left"),
+        ("users,users", "names something twice"),
+    ],
+)
+def test_a_sideload_that_cannot_be_had_is_refused_with_what_there_is(include: str, told: str) -> None:
+    assert told in problems(lambda: load(f"zendesk.include={include}"))
+
+
+def test_a_stream_that_does_not_exist_is_refused_with_those_that_do() -> None:
+    text = problems(lambda: load("zendesk.streams=tickets,macros"))
+    assert "'tickets', 'users', 'organizations' or 'ticket_events'" in text
 
 
 # --- secrets ---------------------------------------------------------------------------------------------------------
@@ -447,7 +476,9 @@ def test_the_documented_file_lists_exactly_the_settings_with_their_defaults() ->
     for line in text.splitlines():
         if match := re.match(r"(\w+):$", line):
             group = match[1]
-        elif match := re.match(r"  #?(\w+): ", line):
+        elif match := re.match(r"  (\w+):$", line):
+            group = f"{group.partition('.')[0]}.{match[1]}"
+        elif match := re.match(r"(?:  )+#?(\w+): ", line):
             listed.append(f"{group}.{match[1]}")
     assert sorted(listed) == sorted(NAMES)
 

@@ -21,6 +21,7 @@ from producer.model import Record
 from producer.sandbox.broker import Cluster
 from producer.sandbox.zendesk import Account, Clock, Simulator
 from producer.settings import Settings, load_settings
+from producer.streams import TICKETS
 from tests.conftest import joined, until
 from tests.proxy import ADD_PARTITIONS_TO_TXN, END_TXN, PRODUCE, Proxy
 from tests.reader import Reader, faults
@@ -62,7 +63,7 @@ def reader(proxy: Proxy, names: dict[str, str]) -> Reader:
 async def topic(settings: Settings) -> str:
     """The tickets topic, empty."""
     async with open_admin(settings.kafka) as admin:
-        await admin.create(plans(settings.topics), 1)
+        await admin.create(plans(settings, TICKETS), 1)
     return settings.topics.tickets
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from producer.kafka.topics import Survey
     from producer.model import Checkpoint
     from producer.settings import Settings
+    from producer.streams import Stream
     from producer.zendesk.findings import Finding
     from producer.zendesk.probe import Report
 
@@ -82,10 +83,13 @@ async def _check(settings: Settings, *, probe: bool) -> Report:
 async def _kafka(settings: Settings, findings: list[Finding]) -> Checkpoint | None:
     """Add what is found there; answers the checkpoint that the service would go on from, if it would."""
     from producer.errors import Misconfigured, ProducerError
-    from producer.kafka.topics import inspect, open_admin
+    from producer.kafka.acknowledgements import CAVEAT
+    from producer.kafka.topics import inspect, open_admin, plans
+    from producer.streams import STREAMS
     from producer.zendesk.findings import Finding, fact, failed
 
-    needed = (settings.topics.tickets, settings.topics.checkpoints)
+    streams = [STREAMS[name] for name in settings.zendesk.streams]
+    needed = list(dict.fromkeys(plan.name for stream in streams for plan in plans(settings, stream)))
     try:
         async with open_admin(settings.kafka) as admin:
             survey = await admin.survey()
@@ -95,6 +99,8 @@ async def _kafka(settings: Settings, findings: list[Finding]) -> Checkpoint | No
         findings.append(failed("kafka", error))
         return None
     findings.append(fact("kafka", f"{survey.brokers} broker{'s'[: survey.brokers != 1]}"))
+    if settings.kafka.delivery == "at_least_once":
+        findings.append(Finding("delivery", "warning", CAVEAT))
     for name in needed:
         if name in there:
             findings.append(fact("topics", f"{name}: {survey.topics[name].partitions} partitions"))
@@ -104,40 +110,44 @@ async def _kafka(settings: Settings, findings: list[Finding]) -> Checkpoint | No
             hint = "run `zendesk-producer topics create` with the rights to"
             text = f"{name} does not exist, and kafka.create_topics is off"
             findings.append(failed("topics", Misconfigured(text, hint=hint)))
-    errors, warnings = inspect(settings.topics, survey, configs)
+    inspected = [inspect(settings.topics, stream, survey, configs) for stream in streams]
+    errors, warnings = (dict.fromkeys(text for found in inspected for text in found[kind]) for kind in (0, 1))
     findings += [failed("topics", Misconfigured(text)) for text in errors]
     findings += [Finding("topics", "warning", text) for text in warnings]
-    try:
-        checkpoint, text = await _checkpoint(settings, survey)
-    except ProducerError as error:
-        findings.append(failed("checkpoint", error))
-        return None
-    findings.append(fact("checkpoint", text))
-    return checkpoint
+    first: Checkpoint | None = None
+    for stream in streams:
+        about = "checkpoint" if len(streams) == 1 else f"checkpoint of {stream.name}"
+        try:
+            checkpoint, text = await _checkpoint(settings, stream, survey)
+        except ProducerError as error:
+            findings.append(failed(about, error))
+            continue
+        findings.append(fact(about, text))
+        first = first or checkpoint
+    return first
 
 
-async def _checkpoint(settings: Settings, survey: Survey) -> tuple[Checkpoint | None, str]:
-    """What the service would go on from, and that in words. Raises what the service would at its start."""
+async def _checkpoint(settings: Settings, stream: Stream, survey: Survey) -> tuple[Checkpoint | None, str]:
+    """What the stream would go on from, and that in words. Raises what the service would at its start."""
     from producer.dates import position
     from producer.kafka import recovery
-    from producer.kafka.checkpoints import checkpoint_key, open_reader
+    from producer.kafka.checkpoints import open_reader
     from producer.kafka.connection import client_options
     from producer.kafka.failures import ASK, within
     from producer.kafka.surgery import newest_checkpoint
 
-    key = checkpoint_key(settings.zendesk.subdomain, "tickets")
-    missing = [name for name in (settings.topics.tickets, settings.topics.checkpoints) if name not in survey.topics]
+    missing = [name for name in (settings.topics.of(stream), settings.topics.checkpoints) if name not in survey.topics]
     if missing:
         async with within(ASK, "look for what the missing topic held"):
-            await recovery.refuse_to_start_over(settings, survey, key, missing)
-        return None, f"none yet: it begins at {position(recovery.begin_at(settings))}"
-    found = await newest_checkpoint(settings)
+            await recovery.refuse_to_start_over(settings, stream, survey, missing)
+        return None, f"none yet: it begins at {position(recovery.begin_at(settings, stream))}"
+    found = await newest_checkpoint(settings, stream)
     options = client_options(settings.kafka)
     async with open_reader(options, settings.topics.checkpoints) as reader, within(ASK, "read the checkpoint"):
         if found is None:
-            first = await recovery.first_checkpoint(settings, survey, reader, key, "tickets")
+            first = await recovery.first_checkpoint(settings, stream, survey, reader)
             return None, f"none yet: it begins at {position(first.end_time)}"
-        found = await recovery.accept(settings, survey, reader, found)
+        found = await recovery.accept(settings, stream, survey, reader, found)
         return found, f"{position(found.end_time)}, generation {found.generation}, page {found.seq:,}"
 
 

@@ -11,21 +11,34 @@ from producer.dates import position
 if TYPE_CHECKING:
     from producer.model import Checkpoint, Cursor
 
+
+def _known_stream(name: str) -> str:
+    from producer.streams import STREAMS
+
+    if name not in STREAMS:
+        raise typer.BadParameter(f"there is no stream {name}; there are {', '.join(STREAMS)}")
+    return name
+
+
 app = typer.Typer(help="Where the account is, and how to move it.", no_args_is_help=True)
 
+_Stream = Annotated[str, typer.Option("--stream", help="Which of the account's streams.", callback=_known_stream)]
 _Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
 @app.command()
 def show(
-    context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="The record itself.")] = False
+    context: typer.Context,
+    stream: _Stream = "tickets",
+    as_json: Annotated[bool, typer.Option("--json", help="The record itself.")] = False,
 ) -> None:
     """Show the newest committed checkpoint. Disturbs nobody and writes nothing."""
     import asyncio
 
     from producer.kafka.surgery import newest_checkpoint
+    from producer.streams import STREAMS
 
-    checkpoint = asyncio.run(newest_checkpoint(context.obj()))
+    checkpoint = asyncio.run(newest_checkpoint(context.obj(), STREAMS[stream]))
     if as_json:
         typer.echo("null" if checkpoint is None else checkpoint.to_bytes().decode())
         return
@@ -53,6 +66,7 @@ def show(
 def set_(
     context: typer.Context,
     start_time: Annotated[str, typer.Option(help="ISO 8601 with zone, or Unix seconds.")],
+    stream: _Stream = "tickets",
     yes: _Yes = False,
 ) -> None:
     """Move the account to a position, in a new generation. A living service goes on from there at once."""
@@ -62,20 +76,21 @@ def set_(
         start = parse_start_time(start_time)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--start-time") from None
-    _move(context, start, yes)
+    _move(context, start, stream, yes)
 
 
 @app.command()
-def reset(context: typer.Context, yes: _Yes = False) -> None:
+def reset(context: typer.Context, stream: _Stream = "tickets", yes: _Yes = False) -> None:
     """Forget the position: the next start takes zendesk.start_time, in a new generation."""
-    _move(context, None, yes)
+    _move(context, None, stream, yes)
 
 
-def _move(context: typer.Context, start_time: int | None, yes: bool) -> None:
+def _move(context: typer.Context, start_time: int | None, stream: str, yes: bool) -> None:
     import asyncio
     import sys
 
     from producer.kafka.surgery import Declined, move_checkpoint
+    from producer.streams import STREAMS
 
     def confirm(old: Checkpoint | None, new: Checkpoint) -> bool:
         typer.echo(f"{position(old.end_time) if old else 'no checkpoint'}  ->  {position(new.end_time)}")
@@ -87,7 +102,7 @@ def _move(context: typer.Context, start_time: int | None, yes: bool) -> None:
         return typer.confirm("Write it?")
 
     try:
-        written = asyncio.run(move_checkpoint(context.obj(), start_time, confirm, typer.echo))
+        written = asyncio.run(move_checkpoint(context.obj(), start_time, confirm, typer.echo, STREAMS[stream]))
     except Declined as declined:
         typer.echo(str(declined))
         raise typer.Exit(1) from None

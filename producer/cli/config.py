@@ -39,7 +39,7 @@ def _rows(settings: Settings) -> list[tuple[str, Any, str]]:
             settings.redact(value) if isinstance(value, str) else value,
             settings.origin(name),
         )
-        for group, members in settings.model_dump(mode="json").items()
+        for group, members in settings.model_dump(mode="json", by_alias=True).items()
         for setting, value in members.items()
     ]
 

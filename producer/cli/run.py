@@ -43,26 +43,23 @@ async def _main(settings: Settings, *, once: bool, give_up_after: float | None) 
     from contextlib import AsyncExitStack
 
     from producer import service
-    from producer.observers import fan_out
+    from producer.observers.board import Board
     from producer.observers.http import serve
-    from producer.observers.log import Log, configure
-    from producer.observers.metrics import Metrics
-    from producer.observers.status import Status
+    from producer.observers.log import configure
     from producer.stop import Stop, on_signals
 
-    # What is imported stays for ever: the collector, which every page sets going, need not walk through it each time
-    # (measured: a twelfth of the CPU per ticket, docs/performance.md).
+    stop, board = Stop(), Board()
+    tell = board.watch(settings, "tickets")
+    # What is imported stays for ever, as do the series of each service: the collector, which every page sets going, need
+    # not walk through it each time (measured: a twelfth of the CPU per ticket, docs/performance.md).
     gc.collect()
     gc.freeze()
     configure(settings)
-    stop, status = Stop(), Status(settings)
-    metrics = Metrics(status)
-    tell = fan_out(status, metrics, Log(status))  # the others read from the status, so it hears first
     instance = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
     async with AsyncExitStack() as around:
         around.enter_context(on_signals(stop))
         if settings.http.enabled:
-            await around.enter_async_context(serve(settings.http, status, metrics.registry))
+            await around.enter_async_context(serve(settings.http, board))
         await until_stopped(
             lambda: service.run(settings, stop, tell, instance=instance, once=once, give_up_after=give_up_after),
             stop,

@@ -24,9 +24,11 @@ def create(
 
     from producer.errors import Misconfigured
     from producer.kafka.topics import inspect, open_admin, plans
+    from producer.streams import STREAMS
 
     settings = context.obj()
-    wanted = plans(settings.topics)
+    streams = [STREAMS[name] for name in settings.zendesk.streams]
+    wanted = list({plan.name: plan for stream in streams for plan in plans(settings, stream)}.values())
 
     async def work() -> None:
         async with open_admin(settings.kafka) as admin:
@@ -42,12 +44,12 @@ def create(
                 for warning in await admin.create(missing, survey.brokers):
                     typer.echo(f"warning: {warning}")
             configs_there = await admin.configs(*there) if there else {}
-            errors, warnings = inspect(settings.topics, survey, configs_there)
+            found = [inspect(settings.topics, stream, survey, configs_there) for stream in streams]
             for name in there:
                 typer.echo(f"exists: {name}")
-            for warning in warnings:
+            for warning in dict.fromkeys(warning for _, warnings in found for warning in warnings):
                 typer.echo(f"warning: {warning}")
-            if errors:
+            if errors := list(dict.fromkeys(error for errors, _ in found for error in errors)):
                 raise Misconfigured("; ".join(errors))
 
     asyncio.run(work())

@@ -19,9 +19,9 @@ class Batch:
 
     __slots__ = ("builder", "partition", "records")
 
-    def __init__(self, partition: int, most: int = BATCH_BYTES) -> None:
+    def __init__(self, partition: int, most: int = BATCH_BYTES, *, transactional: bool = True) -> None:
         self.partition = partition
-        self.builder = BatchBuilder(most, DefaultRecordBatch.CODEC_ZSTD, is_transactional=1)
+        self.builder = BatchBuilder(most, DefaultRecordBatch.CODEC_ZSTD, is_transactional=int(transactional))
         self.records = 0
 
     def add(self, record: Record) -> bool:
@@ -51,7 +51,9 @@ def partition_of(key: bytes, partitions: int) -> int:
     return int(murmur2(key) & 0x7FFFFFFF) % partitions
 
 
-def into_batches(records: Iterable[Record], partitions: int, most: int = BATCH_BYTES) -> list[Batch]:
+def into_batches(
+    records: Iterable[Record], partitions: int, most: int = BATCH_BYTES, *, transactional: bool = True
+) -> list[Batch]:
     """Batches of `most` bytes with all of the records, in their order within each partition."""
     batches: list[Batch] = []
     filling: dict[int, Batch] = {}
@@ -59,7 +61,7 @@ def into_batches(records: Iterable[Record], partitions: int, most: int = BATCH_B
         partition = partition_of(record.key or b"", partitions)
         batch = filling.get(partition)
         if batch is None or not batch.add(record):
-            batch = filling[partition] = Batch(partition, most)
+            batch = filling[partition] = Batch(partition, most, transactional=transactional)
             batches.append(batch)
             taken = batch.add(record)
             assert taken, "an empty batch takes any record"

@@ -1,5 +1,8 @@
 """Reads committed checkpoints: the newest one of a key, up to the high watermark or as far as it is visible now.
 
+The newest is the one that is furthest on. Transactions make that the last one; without them (`kafka.delivery:
+at_least_once`) an instance that has slept may append an older one behind it.
+
 Also tells where partitions end, which is how anyone knows that a topic is still the one it was.
 """
 
@@ -9,6 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from producer.kafka.connection import disconnect
@@ -22,6 +26,18 @@ _FIRST_LOOK = 200
 def checkpoint_key(account: str, stream: str) -> bytes:
     """The key of an account's checkpoints."""
     return f"{account}/{stream}".encode()
+
+
+class _Place(msgspec.Struct):
+    """Of a checkpoint, what tells which of two is further on."""
+
+    generation: int
+    seq: int
+
+
+def place(checkpoint: Checkpoint | _Place) -> tuple[int, int]:
+    """How far on a checkpoint is."""
+    return checkpoint.generation, checkpoint.seq
 
 
 class CheckpointReader:
@@ -60,12 +76,12 @@ class CheckpointReader:
         asked = TopicPartition(self._topic, partition)
         return int((await self._consumer.end_offsets([asked]))[asked])
 
-    async def newest(self, partition: int, key: bytes, end: int) -> Checkpoint | None:
+    async def newest(self, partition: int, key: bytes, end: int, held: Checkpoint | None = None) -> Checkpoint | None:
         """The newest committed checkpoint of the key before offset `end`; None when there is none.
 
         With the high watermark as `end` it waits until every transaction before it is decided, for as long as it takes:
         another writer's open transaction hides newer checkpoints of ours (README, "Non-obvious"). Looks near the end
-        first and ever further back.
+        first and ever further back, until it finds one, and none that is behind `held`.
 
         Raises:
             Misconfigured: the record cannot be read.
@@ -76,7 +92,7 @@ class CheckpointReader:
         while True:
             start = max(begin, end - look)
             found = await self.newest_between(partition, key, start, end)
-            if found is not None or start <= begin:
+            if start <= begin or (found is not None and (held is None or place(found) >= place(held))):
                 return found
             look *= 8
 
@@ -93,6 +109,7 @@ class CheckpointReader:
             return None
         asked = TopicPartition(self._topic, partition)
         value: bytes | None = None
+        furthest: tuple[int, int] | None = None  # None as well where a record cannot be read: the next one counts then
         self._consumer.assign([asked])
         try:
             self._consumer.seek(asked, start)
@@ -102,10 +119,19 @@ class CheckpointReader:
                 fetched: Sequence[Any] = (await self._consumer.getmany(asked, timeout_ms=100)).get(asked, ())
                 for record in fetched:
                     if record.key == key and record.offset < end:
-                        value = record.value
+                        at = _place_of(record.value)
+                        if at is None or furthest is None or at >= furthest:
+                            value, furthest = record.value, at
         finally:
             self._consumer.unsubscribe()
         return None if value is None else Checkpoint.from_bytes(value)
+
+
+def _place_of(value: bytes | None) -> tuple[int, int] | None:
+    try:
+        return place(msgspec.json.decode(value or b"", type=_Place))
+    except msgspec.DecodeError:
+        return None
 
 
 @asynccontextmanager

@@ -8,26 +8,27 @@ from collections.abc import Sequence
 from producer.dates import position
 from producer.errors import Misconfigured
 from producer.events import Noticed, Observer
-from producer.kafka.checkpoints import CheckpointReader, open_reader
+from producer.kafka.checkpoints import CheckpointReader, checkpoint_key, open_reader
 from producer.kafka.connection import client_options
 from producer.kafka.limits import Limits
 from producer.kafka.topics import Plan, Survey, inspect, open_admin, plans
 from producer.model import Checkpoint
 from producer.settings import Settings
+from producer.streams import Stream
 
 _SECOND_LOOK = 1.0
 """Seconds until the cluster is asked again before it is believed that something of ours is gone."""
 
 
-async def prepare_topics(settings: Settings, key: bytes, limits: Limits, *, first: bool, tell: Observer) -> Survey:
+async def prepare_topics(settings: Settings, stream: Stream, limits: Limits, *, first: bool, tell: Observer) -> Survey:
     """See that the topics are there and safe, and learn what they take; on a first start create those that are missing."""
     async with open_admin(settings.kafka) as admin:
         survey = await admin.survey()
-        missing = _missing(settings, survey)
+        missing = _missing(settings, stream, survey)
         if missing and not first:
             await asyncio.sleep(_SECOND_LOOK)  # a broker that has just started may hear of topics a moment late
             survey = await admin.survey()
-            missing = _missing(settings, survey)
+            missing = _missing(settings, stream, survey)
         if missing:
             names = [plan.name for plan in missing]
             if not first:
@@ -35,9 +36,9 @@ async def prepare_topics(settings: Settings, key: bytes, limits: Limits, *, firs
                     f"topic {' and topic '.join(names)} disappeared while we ran",
                     hint="nothing was lost here: restore the topic, or use `zendesk-producer checkpoint set` to start over",
                 )
-            vital = [name for name in names if name in (settings.topics.tickets, settings.topics.checkpoints)]
+            vital = [name for name in names if name in (settings.topics.of(stream), settings.topics.checkpoints)]
             if vital:
-                await refuse_to_start_over(settings, survey, key, vital)
+                await refuse_to_start_over(settings, stream, survey, vital)
             if not settings.kafka.create_topics:
                 raise Misconfigured(
                     f"topic {' and topic '.join(names)} does not exist, and kafka.create_topics is off",
@@ -48,9 +49,9 @@ async def prepare_topics(settings: Settings, key: bytes, limits: Limits, *, firs
             while not all(name in survey.topics for name in names):  # brokers hear of it after the controller
                 await asyncio.sleep(0.05)
                 survey = await admin.survey()
-        configs = await admin.configs(*(plan.name for plan in plans(settings.topics) if plan.name in survey.topics))
+        configs = await admin.configs(*(plan.name for plan in plans(settings, stream) if plan.name in survey.topics))
     if first:
-        errors, warnings = inspect(settings.topics, survey, configs)
+        errors, warnings = inspect(settings.topics, stream, survey, configs)
         if errors:
             raise Misconfigured("; ".join(errors))
         for warning in warnings:
@@ -61,34 +62,35 @@ async def prepare_topics(settings: Settings, key: bytes, limits: Limits, *, firs
     return survey
 
 
-def _missing(settings: Settings, survey: Survey) -> list[Plan]:
+def _missing(settings: Settings, stream: Stream, survey: Survey) -> list[Plan]:
     """Topics that do not exist and that we cannot do without."""
     unused = settings.topics.dead_letters if settings.tickets.on_poison == "stop" else None
-    return [plan for plan in plans(settings.topics) if plan.name not in survey.topics and plan.name != unused]
+    return [plan for plan in plans(settings, stream) if plan.name not in survey.topics and plan.name != unused]
 
 
-async def refuse_to_start_over(settings: Settings, survey: Survey, key: bytes, missing: Sequence[str]) -> None:
+async def refuse_to_start_over(settings: Settings, stream: Stream, survey: Survey, missing: Sequence[str]) -> None:
     """Before topics are created: there must be neither a checkpoint (tickets gone) nor tickets (checkpoint gone)."""
-    checkpoints, tickets = (survey.topics.get(name) for name in (settings.topics.checkpoints, settings.topics.tickets))
+    key = checkpoint_key(settings.zendesk.subdomain, stream.name)
+    checkpoints, tickets = (
+        survey.topics.get(name) for name in (settings.topics.checkpoints, settings.topics.of(stream))
+    )
     if (left := checkpoints or tickets) is None:
         return
     async with open_reader(client_options(settings.kafka), settings.topics.checkpoints) as reader:
         ends = await reader.high_watermarks(left.name, left.partitions)
         if checkpoints is None and any(ends):
-            raise _lost_checkpoint(settings, key)
+            raise _lost_checkpoint(settings, stream)
         if checkpoints is not None and await reader.newest_anywhere(key, ends) is not None:
             raise Misconfigured(
                 f"topic {' and topic '.join(missing)} does not exist, but {left.name} holds a checkpoint of "
-                f"{key.decode()}: the tickets were deleted, or topics.tickets has changed, or the topic may not be seen",
+                f"{key.decode()}: what was published was deleted, or topics.{stream.name} has changed, or the topic may not be seen",
                 hint="restore the name, the topic or the right (ACL Describe and Write); to publish everything again use `zendesk-producer checkpoint set`",
             )
 
 
-async def first_checkpoint(
-    settings: Settings, survey: Survey, reader: CheckpointReader, key: bytes, stream: str
-) -> Checkpoint:
-    """The checkpoint of an account that never had one (collision 2: only into an empty topic)."""
-    topic = survey.topics[settings.topics.checkpoints]
+async def first_checkpoint(settings: Settings, stream: Stream, survey: Survey, reader: CheckpointReader) -> Checkpoint:
+    """The checkpoint of a stream that never had one (collision 2: only into an empty topic)."""
+    topic, key = survey.topics[settings.topics.checkpoints], checkpoint_key(settings.zendesk.subdomain, stream.name)
     elsewhere = await reader.newest_anywhere(key, await reader.high_watermarks(topic.name, topic.partitions))
     if elsewhere is not None:
         raise Misconfigured(
@@ -96,14 +98,14 @@ async def first_checkpoint(
             f"the topic has been given more partitions (now {topic.partitions})",
             hint="write it anew with `zendesk-producer checkpoint set`",
         )
-    tickets = survey.topics[settings.topics.tickets]
+    tickets = survey.topics[settings.topics.of(stream)]
     ends = await reader.high_watermarks(tickets.name, tickets.partitions)
     if any(ends):
-        raise _lost_checkpoint(settings, key)
-    start_time = begin_at(settings)
+        raise _lost_checkpoint(settings, stream)
+    start_time = begin_at(settings, stream)
     return Checkpoint(
         account=settings.zendesk.subdomain,
-        stream=stream,
+        stream=stream.name,
         tickets_topic=tickets.name,
         dead_letters_topic=settings.topics.dead_letters,
         checkpoints_topic=topic.name,
@@ -136,17 +138,19 @@ def still_ours(held: Checkpoint, found: Checkpoint | None) -> None:
         )
 
 
-async def accept(settings: Settings, survey: Survey, reader: CheckpointReader, found: Checkpoint) -> Checkpoint:
+async def accept(
+    settings: Settings, stream: Stream, survey: Survey, reader: CheckpointReader, found: Checkpoint
+) -> Checkpoint:
     """The recovered checkpoint, if everything that it relies on still holds (collision 3)."""
-    tickets, checkpoints = survey.topics[settings.topics.tickets], survey.topics[settings.topics.checkpoints]
+    tickets, checkpoints = survey.topics[settings.topics.of(stream)], survey.topics[settings.topics.checkpoints]
     for what, now, then in (
-        ("topics.tickets", tickets.name, found.tickets_topic),
+        (f"topics.{stream.name}", tickets.name, found.tickets_topic),
         (f"the number of partitions of {tickets.name}", tickets.partitions, len(found.ends)),
         (f"the number of partitions of {checkpoints.name}", checkpoints.partitions, found.checkpoints_partitions),
     ):
         if now != then:
             raise Misconfigured(
-                f"{what} was {then} when the checkpoint was written and is {now} now: tickets of one key would come apart",
+                f"{what} was {then} when the checkpoint was written and is {now} now: records of one key would come apart",
                 hint="change it back, or accept the new topic with `zendesk-producer checkpoint set`",
             )
     for last_try in (False, True):
@@ -165,24 +169,25 @@ async def accept(settings: Settings, survey: Survey, reader: CheckpointReader, f
     # Until its first page a first start may be corrected. A position that a person has set (another generation) is final.
     correctable = found.seq == 0 and found.generation == 1 and settings.zendesk.start_time is not None
     if found.end_time is None or correctable:
-        start_time = begin_at(settings)
+        start_time = begin_at(settings, stream)
         return found.at(start_time, start=start_time)
     return found
 
 
-def begin_at(settings: Settings) -> int:
+def begin_at(settings: Settings, stream: Stream) -> int:
     """Where an account without a checkpoint begins. Raises Misconfigured where nobody has said so."""
     if settings.zendesk.start_time is None:
         raise Misconfigured(
-            f"there is no checkpoint of {settings.zendesk.subdomain}/tickets yet, and zendesk.start_time is not set",
+            f"there is no checkpoint of {settings.zendesk.subdomain}/{stream.name} yet, and zendesk.start_time is not set",
             hint="say where to begin: 0 or 1970-01-01T00:00:00Z for everything, or a date such as 2026-01-01T00:00:00Z",
         )
     return settings.zendesk.start_time
 
 
-def _lost_checkpoint(settings: Settings, key: bytes) -> Misconfigured:
+def _lost_checkpoint(settings: Settings, stream: Stream) -> Misconfigured:
     return Misconfigured(
-        f"topic {settings.topics.tickets} holds records, but {settings.topics.checkpoints} no checkpoint of {key.decode()}: "
+        f"topic {settings.topics.of(stream)} holds records, but {settings.topics.checkpoints} no checkpoint of "
+        f"{settings.zendesk.subdomain}/{stream.name}: "
         "going on would publish everything again",
         hint="say where to go on with `zendesk-producer checkpoint set`, or use an empty topic",
     )

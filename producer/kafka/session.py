@@ -10,11 +10,17 @@ Why this is enough for exactly once (design, D1-D4, D10):
 3. The checkpoint is read up to the high watermark, not up to what happens to be visible.
 4. A transaction begins only after every record of the one before is known to be committed by exactly one EndTxn; after
    any doubt the session ends, and the next one goes back to 2.
+
+Without transactions (`kafka.delivery: at_least_once`) a checkpoint is sent when all of its page is acknowledged, so no page
+is lost, and 2 to 4 are left to the checkpoint: an instance that finds another one's there, as far on as its own or further,
+appends nothing more. One that has slept may still append what it had in hand, with a checkpoint behind its successor's. So the
+newest checkpoint is the one that is furthest on, not the one that came last.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import aclosing, asynccontextmanager
@@ -23,16 +29,19 @@ from aiokafka import errors as kafka
 
 from producer.errors import Fenced, Misconfigured, SessionOver
 from producer.events import Noticed, Observer, Opened
+from producer.kafka.acknowledgements import AcknowledgedProducer
 from producer.kafka.batches import partition_of
-from producer.kafka.checkpoints import CheckpointReader, checkpoint_key, open_reader
+from producer.kafka.checkpoints import CheckpointReader, checkpoint_key, open_reader, place
 from producer.kafka.connection import client_options
 from producer.kafka.failures import ASK, within
 from producer.kafka.limits import Limits
+from producer.kafka.producers import Producer
 from producer.kafka.recovery import accept, first_checkpoint, prepare_topics, still_ours
 from producer.kafka.topics import Survey, plans
 from producer.kafka.transactions import TRANSACTION_TIMEOUT_MS, TransactionalProducer
 from producer.model import Checkpoint, Record
 from producer.settings import Settings
+from producer.streams import Stream
 
 # Seconds. A read to the high watermark, or a start, may have to wait until the broker itself ends a transaction.
 _FENCE = _RECOVER = TRANSACTION_TIMEOUT_MS / 1000 + 30
@@ -42,11 +51,11 @@ HEARTBEAT = 6 * 3600.0
 
 
 class Session:
-    """One epoch of the account's transactional id, with the checkpoint it was opened on. Use `open_session`."""
+    """One producer of a stream, never used after an error, with the checkpoint it was opened on. Use `open_session`."""
 
     def __init__(
         self,
-        producer: TransactionalProducer,
+        producer: Producer,
         reader: CheckpointReader,
         checkpoint: Checkpoint,
         partition: int,
@@ -88,19 +97,24 @@ class Session:
             self._stable_end = end
         if newest is not None:
             raise_if_fenced(self.checkpoint, newest)
+            if newest.instance != self.checkpoint.instance:
+                self._committed_at = -math.inf  # compaction keeps the last record of a key, which must be ours again
 
     async def commit(self, records: Mapping[str, Collection[Record]], successor: Checkpoint) -> Checkpoint:
         """Append the records of each topic and the checkpoint in one transaction; answers the checkpoint as it was committed.
 
         The records' acknowledgements come first, and every one of them is awaited: the checkpoint carries the offsets of the
-        tickets, and a record that the broker refused must not be committed over.
+        tickets, and a record that the broker refused must not be committed over. Without transactions that order is all.
 
         Raises:
             Misconfigured: the tickets topic was created anew while we ran: an append came before our last one.
+            Fenced: without transactions only, as from `check`.
             SessionOver: anything else; whether the page is committed, only the next session can tell.
         """
         if self._producer.worn:
-            raise SessionOver("a request got no answer: a later transaction needs a new session")
+            raise SessionOver("a request got no answer: a later page needs a new session")
+        if not self._producer.transactional:
+            await self.check()  # nobody else keeps a successor's topic from us
         doing = f"commit page {successor.generation}/{successor.seq}"
         async with within(COMMIT, doing):
             await self._producer.begin()
@@ -112,24 +126,31 @@ class Session:
             if 0 <= offset < self._stable_end:
                 raise SessionOver("the checkpoint topic has become shorter: it was truncated or created anew")
             await self._producer.commit()
-        self._checkpoint_end = offset + 2  # the record and the transaction's marker
+        if self._producer.transactional:
+            self._checkpoint_end = offset + 2  # the record and the transaction's marker
+        elif offset == self._stable_end:  # else somebody's record is before it, which is to be looked at
+            self._checkpoint_end = offset + 1
         self._committed_at = time.monotonic()
         self.checkpoint = committed
         self.committed_pages += any(records.values())
         return committed
 
     async def _append(self, records: Mapping[str, Collection[Record]], successor: Checkpoint) -> tuple[int, ...]:
-        """Append to all topics; answers the ends of our last appends to the tickets topic."""
+        """Append to all topics; answers the ends of our last appends to the tickets topic.
+
+        One topic after the other: without transactions, the mark that a dead letter is resolved must not be without its ticket.
+        """
         ends = list(successor.ends)
-        sent = [
-            (topic, batch, future)
-            for topic, of_topic in records.items()
-            for batch, future in await self._producer.send(
-                topic, of_topic, self._survey.topics[topic].partitions, self._limits.batch(topic)
-            )
-        ]
-        outcomes = await asyncio.gather(*(future for *_, future in sent), return_exceptions=True)
-        for (topic, batch, _), outcome in zip(sent, outcomes, strict=True):
+        for topic, of_topic in records.items():
+            await self._append_to(topic, of_topic, successor.tickets_topic, ends)
+        return tuple(ends)
+
+    async def _append_to(self, topic: str, records: Collection[Record], tickets_topic: str, ends: list[int]) -> None:
+        """Append to a topic; where it is that of the tickets, `ends` become those of our last appends."""
+        partitions = self._survey.topics[topic].partitions
+        sent = await self._producer.send(topic, records, partitions, self._limits.batch(topic))
+        outcomes = await asyncio.gather(*(future for _, future in sent), return_exceptions=True)
+        for (batch, _), outcome in zip(sent, outcomes, strict=True):
             partition = batch.partition
             if isinstance(outcome, kafka.MessageSizeTooLargeError | kafka.RecordListTooLargeError):
                 self._limits.refused(topic, batch.records, batch.size)
@@ -140,7 +161,7 @@ class Session:
                 )
             if isinstance(outcome, BaseException):
                 raise outcome
-            if topic != successor.tickets_topic or outcome.offset < 0:
+            if topic != tickets_topic or outcome.offset < 0:
                 continue  # -1: written before, at an offset that the broker no longer knows: the old end stays true
             if outcome.offset < ends[partition]:
                 raise Misconfigured(
@@ -149,7 +170,6 @@ class Session:
                     hint="nothing was committed; if the topic is meant to start over, use `zendesk-producer checkpoint set`",
                 )
             ends[partition] = outcome.offset + batch.records
-        return tuple(ends)
 
 
 def transactional_id(settings: Settings, stream: str) -> str:
@@ -157,20 +177,32 @@ def transactional_id(settings: Settings, stream: str) -> str:
     return f"zendesk-producer.{settings.topics.checkpoints}.{settings.zendesk.subdomain}.{stream}"
 
 
+def new_producer(settings: Settings, stream: str) -> Producer:
+    """A producer of an account and stream that delivers as `kafka.delivery` says. Not started."""
+    options, lock = client_options(settings.kafka), transactional_id(settings, stream)
+    if settings.kafka.delivery == "at_least_once":
+        return AcknowledgedProducer(options, lock)
+    return TransactionalProducer(options, lock)
+
+
 def raise_if_fenced(ours: Checkpoint, newest: Checkpoint) -> None:
-    """Raise Fenced unless the newest committed checkpoint is one that we may go on from."""
+    """Raise Fenced unless the newest committed checkpoint is one that we may go on from.
+
+    One that is behind ours fences nobody: it comes from an instance that has slept, and will find ours.
+    """
     if newest.generation > ours.generation:
         raise Fenced(
             f"the checkpoint was moved to generation {newest.generation} (ours is {ours.generation})",
             holder=newest.instance,
         )
-    if newest.instance != ours.instance:
+    if newest.instance != ours.instance and place(newest) >= place(ours):
         raise Fenced(f"another instance holds {ours.account}/{ours.stream}: {newest.instance}", holder=newest.instance)
 
 
 @asynccontextmanager
 async def open_session(
     settings: Settings,
+    stream: Stream,
     instance: str,
     held: Checkpoint | None,
     limits: Limits,
@@ -191,36 +223,37 @@ async def open_session(
     """
     started = time.monotonic()
     options = client_options(settings.kafka)
-    stream = "tickets"
     account = settings.zendesk.subdomain
-    key = checkpoint_key(account, stream)
-    survey = await prepare_topics(settings, key, limits, first=held is None, tell=tell)
+    key = checkpoint_key(account, stream.name)
+    survey = await prepare_topics(settings, stream, limits, first=held is None, tell=tell)
     topic = survey.topics[settings.topics.checkpoints]
     partition = partition_of(account.encode(), topic.partitions)
-    producer = TransactionalProducer(options, transactional_id(settings, stream))
+    producer = new_producer(settings, stream.name)
     async with open_reader(options, topic.name) as reader, aclosing(producer):
         if held is not None and not take_over:
             async with within(ASK, "read the checkpoint"):
-                newest = await reader.newest(partition, key, await reader.stable_end(partition))
+                newest = await reader.newest(partition, key, await reader.stable_end(partition), held)
             if newest is not None and newest.instance:
                 raise_if_fenced(held, newest)
-        async with within(_FENCE, f"take the lock {transactional_id(settings, stream)}"):
+        async with within(_FENCE, f"take the lock {transactional_id(settings, stream.name)}"):
             await producer.start()
         async with within(
             _RECOVER, f"read the checkpoint topic {topic.name} to its end (is a transaction left hanging?)"
         ):
             end = (await reader.high_watermarks(topic.name, topic.partitions))[partition]
-            recovered = await reader.newest(partition, key, end)
+            recovered = await reader.newest(partition, key, end, held)
             if held is not None:
                 still_ours(held, recovered)
             if recovered is None:
-                checkpoint = await first_checkpoint(settings, survey, reader, key, stream)
+                checkpoint = await first_checkpoint(settings, stream, survey, reader)
             else:
-                checkpoint = await accept(settings, survey, reader, recovered)
+                checkpoint = await accept(settings, stream, survey, reader, recovered)
                 if held is None and settings.zendesk.start_time not in (None, checkpoint.start):
                     tell(Noticed("start_time", "zendesk.start_time is ignored: the checkpoint says where to go on"))
-            await producer.warm(*(plan.name for plan in plans(settings.topics) if plan.name in survey.topics))
+            await producer.warm(*(plan.name for plan in plans(settings, stream) if plan.name in survey.topics))
         session = Session(producer, reader, checkpoint.replace(instance=instance), partition, end, survey, limits)
         await session.commit({}, session.checkpoint)
+        if producer.caveat:
+            tell(Noticed("delivery", producer.caveat, again=held is not None))
         tell(Opened(session.checkpoint, time.monotonic() - started))
         yield session

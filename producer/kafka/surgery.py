@@ -13,11 +13,13 @@ from producer.kafka.batches import partition_of
 from producer.kafka.checkpoints import checkpoint_key, open_reader
 from producer.kafka.connection import client_options
 from producer.kafka.failures import ASK, within
-from producer.kafka.session import transactional_id
+from producer.kafka.producers import Producer
+from producer.kafka.session import new_producer
 from producer.kafka.topics import Survey, open_admin
-from producer.kafka.transactions import TRANSACTION_TIMEOUT_MS, TransactionalProducer
+from producer.kafka.transactions import TRANSACTION_TIMEOUT_MS
 from producer.model import Checkpoint, Record
 from producer.settings import Settings
+from producer.streams import TICKETS, Stream
 
 _FENCE = TRANSACTION_TIMEOUT_MS / 1000 + 30
 
@@ -38,7 +40,7 @@ class _Found:
     ends: tuple[int, ...]
 
 
-async def newest_checkpoint(settings: Settings, stream: str = "tickets") -> Checkpoint | None:
+async def newest_checkpoint(settings: Settings, stream: Stream = TICKETS) -> Checkpoint | None:
     """The newest committed checkpoint, read without fencing anybody; None when there is none in any partition.
 
     Raises:
@@ -49,11 +51,11 @@ async def newest_checkpoint(settings: Settings, stream: str = "tickets") -> Chec
     def unreadable(error: Misconfigured) -> None:
         raise error
 
-    return (await _look(settings, checkpoint_key(settings.zendesk.subdomain, stream), unreadable)).checkpoint
+    return (await _look(settings, stream, unreadable)).checkpoint
 
 
 async def move_checkpoint(
-    settings: Settings, start_time: int | None, confirm: Confirm, say: Callable[[str], None], stream: str = "tickets"
+    settings: Settings, start_time: int | None, confirm: Confirm, say: Callable[[str], None], stream: Stream = TICKETS
 ) -> Checkpoint:
     """Write a checkpoint of a new generation at `start_time`, or without a position (None); answers it.
 
@@ -67,21 +69,18 @@ async def move_checkpoint(
         Misconfigured: a topic is missing.
         Unavailable, SessionOver, Refused: Kafka cannot be used.
     """
-    key = checkpoint_key(settings.zendesk.subdomain, stream)
 
     def unreadable(error: Misconfigured) -> None:
         say(f"{error}. It would be replaced.")
 
     while True:
-        shown = await _look(settings, key, unreadable)
+        shown = await _look(settings, stream, unreadable)
         if not confirm(shown.checkpoint, _plan(settings, shown, start_time, stream)):
             raise Declined("nothing was written")
-        async with aclosing(
-            TransactionalProducer(client_options(settings.kafka), transactional_id(settings, stream))
-        ) as producer:
+        async with aclosing(new_producer(settings, stream.name)) as producer:
             async with within(_FENCE, "take the lock of the account"):
                 await producer.start()
-            now = await _look(settings, key, unreadable)
+            now = await _look(settings, stream, unreadable)
             if _generation(now) != _generation(shown):
                 say("Somebody else has moved the checkpoint meanwhile; nothing was written. Once more:")
                 continue
@@ -89,15 +88,16 @@ async def move_checkpoint(
                 say(f"The service has moved on meanwhile, to {position(now.checkpoint.end_time)}.")
             planned = _plan(settings, now, start_time, stream)
             async with within(ASK, "write the checkpoint"):
-                await _write(producer, planned, key)
+                await _write(producer, planned)
             return planned
 
 
-async def _look(settings: Settings, key: bytes, unreadable: Callable[[Misconfigured], None]) -> _Found:
+async def _look(settings: Settings, stream: Stream, unreadable: Callable[[Misconfigured], None]) -> _Found:
     """Topics, the newest checkpoint of the key (the right partition's if it has one), and the tickets topic's ends."""
+    key = checkpoint_key(settings.zendesk.subdomain, stream.name)
     async with open_admin(settings.kafka) as admin:
         survey = await admin.survey()
-    tickets, topic = survey.topics.get(settings.topics.tickets), survey.topics.get(settings.topics.checkpoints)
+    tickets, topic = survey.topics.get(settings.topics.of(stream)), survey.topics.get(settings.topics.checkpoints)
     found: Checkpoint | None = None
     ends: tuple[int, ...] = ()
     async with (
@@ -118,8 +118,8 @@ async def _look(settings: Settings, key: bytes, unreadable: Callable[[Misconfigu
     return _Found(survey, found, ends)
 
 
-async def _write(producer: TransactionalProducer, checkpoint: Checkpoint, key: bytes) -> None:
-    topic = checkpoint.checkpoints_topic
+async def _write(producer: Producer, checkpoint: Checkpoint) -> None:
+    topic, key = checkpoint.checkpoints_topic, checkpoint_key(checkpoint.account, checkpoint.stream)
     partition = partition_of(checkpoint.account.encode(), checkpoint.checkpoints_partitions)
     await producer.warm(topic)
     await producer.begin()
@@ -131,10 +131,10 @@ def _generation(found: _Found) -> int | None:
     return found.checkpoint.generation if found.checkpoint else None
 
 
-def _plan(settings: Settings, found: _Found, start_time: int | None, stream: str) -> Checkpoint:
+def _plan(settings: Settings, found: _Found, start_time: int | None, stream: Stream) -> Checkpoint:
     """The checkpoint to write: topics, partitions and ends as they are now, so it is also the way out of collisions 2 and 3."""
     survey, old = found.survey, found.checkpoint
-    for name in (settings.topics.tickets, settings.topics.checkpoints):
+    for name in (settings.topics.of(stream), settings.topics.checkpoints):
         if name not in survey.topics:
             raise Misconfigured(f"topic {name} does not exist", hint="create it with `zendesk-producer topics create`")
     skipped: tuple[tuple[int, int], ...] = ()
@@ -148,8 +148,8 @@ def _plan(settings: Settings, found: _Found, start_time: int | None, stream: str
             skipped = tuple((low, min(high, start_time)) for low, high in skipped if low < start_time)
     return Checkpoint(
         account=settings.zendesk.subdomain,
-        stream=stream,
-        tickets_topic=settings.topics.tickets,
+        stream=stream.name,
+        tickets_topic=settings.topics.of(stream),
         dead_letters_topic=settings.topics.dead_letters,
         checkpoints_topic=settings.topics.checkpoints,
         checkpoints_partitions=survey.topics[settings.topics.checkpoints].partitions,

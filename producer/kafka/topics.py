@@ -15,7 +15,8 @@ from producer.errors import Misconfigured, Refused, SessionOver
 from producer.kafka.batches import BATCH_BYTES
 from producer.kafka.connection import client_options, why_unreachable
 from producer.kafka.failures import ASK, within
-from producer.settings import KafkaSettings, TopicsSettings
+from producer.settings import KafkaSettings, Settings, TopicsSettings
+from producer.streams import BESIDE, Stream
 
 _WEEK_MS = str(7 * 24 * 3600 * 1000)
 # Brokers refuse records an hour ahead of their own clock, and ours may be wrong; compaction lags go by it as well.
@@ -50,20 +51,22 @@ class Plan:
     configs: Mapping[str, str]
 
 
-def plans(topics: TopicsSettings) -> tuple[Plan, ...]:
-    """The topics of an account with the settings that the promise needs (design, section 4)."""
+def plans(settings: Settings, stream: Stream) -> tuple[Plan, ...]:
+    """The topics of an account's stream with the settings that the promise needs (design, section 4)."""
+    topics = settings.topics
+    compacted = {
+        "cleanup.policy": "compact",
+        "min.compaction.lag.ms": _WEEK_MS,
+        "delete.retention.ms": _WEEK_MS,
+        "max.message.bytes": str(_TICKETS_BYTES),
+        **_BY_BROKERS_CLOCK,
+    }
+    # Each event is one of its own and would be compacted away by the next one of its ticket.
+    kept = {**compacted, "cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
+    beside = [name for name in settings.zendesk.include if name in BESIDE] if stream.sideloads else []
     return (
-        Plan(
-            topics.tickets,
-            12,
-            {
-                "cleanup.policy": "compact",
-                "min.compaction.lag.ms": _WEEK_MS,
-                "delete.retention.ms": _WEEK_MS,
-                "max.message.bytes": str(_TICKETS_BYTES),
-                **_BY_BROKERS_CLOCK,
-            },
-        ),
+        Plan(topics.of(stream), 12, kept if stream.events else compacted),
+        *(Plan(topics.beside(array), 12, compacted) for array in beside),
         # Small segments and an eager cleaner: the topic is read at every start, and holds one record per account of worth.
         Plan(
             topics.checkpoints,
@@ -165,7 +168,7 @@ def _replication(partitions: Iterable[Mapping[str, Any]]) -> int:
 
 
 def inspect(
-    topics: TopicsSettings, survey: Survey, configs: Mapping[str, Mapping[str, str]]
+    topics: TopicsSettings, stream: Stream, survey: Survey, configs: Mapping[str, Mapping[str, str]]
 ) -> tuple[list[str], list[str]]:
     """What is wrong with existing topics: (errors, warnings), each naming topic, setting and the way out.
 
@@ -181,23 +184,29 @@ def inspect(
             f"topic {topics.checkpoints} has cleanup.policy={policy}: the checkpoint would be deleted by age; "
             "set cleanup.policy=compact"
         )
-    policy = configs.get(topics.tickets, {}).get("cleanup.policy", "compact")
-    if "delete" in policy:
+    rows = topics.of(stream)
+    policy = configs.get(rows, {}).get("cleanup.policy", "delete" if stream.events else "compact")
+    if stream.events and "compact" in policy:
+        errors.append(
+            f"topic {rows} has cleanup.policy={policy}: of a ticket's events only the newest would be kept; "
+            "set cleanup.policy=delete and retention.ms=-1"
+        )
+    elif "delete" in policy and not stream.events:
         warnings.append(
-            f"topic {topics.tickets} has cleanup.policy={policy}: tickets that nobody changes disappear by age; "
+            f"topic {rows} has cleanup.policy={policy}: {stream.name} that nobody changes disappear by age; "
             "set cleanup.policy=compact to keep the newest version of each"
         )
-    for name in (topics.tickets, topics.checkpoints):
+    for name in (rows, topics.checkpoints):
         config, topic = configs.get(name, {}), survey.topics.get(name)
         limit = int(config.get("max.message.bytes", _TICKETS_BYTES))
         if limit < _LEAST_BYTES:
             errors.append(
                 f"topic {name} has max.message.bytes={limit}: full batches would be refused; set at least {_LEAST_BYTES}"
-                + (f", better {_TICKETS_BYTES}" if name == topics.tickets else "")
+                + (f", better {_TICKETS_BYTES}" if name == rows else "")
             )
-        elif name == topics.tickets and limit < _TICKETS_BYTES:
+        elif name == rows and limit < _TICKETS_BYTES:
             warnings.append(
-                f"topic {name} has max.message.bytes={limit}: a larger ticket would stop the account; "
+                f"topic {name} has max.message.bytes={limit}: a larger record goes to the dead letters; "
                 f"set max.message.bytes={_TICKETS_BYTES}"
             )
         in_sync = int(config.get("min.insync.replicas", 2))

@@ -9,7 +9,8 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TextIO
 
 import orjson
@@ -54,14 +55,17 @@ _SECRET_KEY = re.compile(r"authorization|password|token|secret|api_key", re.IGNO
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def configure(settings: Settings, stream: TextIO | None = None) -> None:
-    """Send every log record of this process to `stream` (standard output), as `log.level` and `log.format` say.
+def configure(*accounts: Settings, output: TextIO | None = None) -> None:
+    """Send every log record of this process to `output` (standard output), as `log.level` and `log.format` say.
 
-    That includes what libraries log by way of the standard library, so it is redacted and escaped, too.
+    That includes what libraries log by way of the standard library, so it is redacted and escaped, too. `accounts` are the
+    settings of every account: each one's secrets are masked; they differ in nothing else that counts here.
     """
-    stream = stream or sys.stdout
-    console = settings.log.format == "console" or (settings.log.format == "auto" and stream.isatty())
-    handler = logging.StreamHandler(stream)
+    output = output or sys.stdout
+    chosen = accounts[0].log
+    only = accounts[0].zendesk.subdomain if len(accounts) == 1 else None
+    console = chosen.format == "console" or (chosen.format == "auto" and output.isatty())
+    handler = logging.StreamHandler(output)
     handler.setFormatter(
         ProcessorFormatter(
             processors=[
@@ -70,12 +74,12 @@ def configure(settings: Settings, stream: TextIO | None = None) -> None:
                 # As plain text: structlog's own renderers of exceptions show local variables, with what is in them.
                 structlog.processors.format_exc_info,
                 ProcessorFormatter.remove_processors_meta,
-                _cleaner(settings.redact),
-                *(_for_people(stream) if console else _for_machines(settings.zendesk.subdomain)),
+                _cleaner(_redactor(accounts)),
+                *(_for_people(output) if console else _for_machines(only)),
             ]
         )
     )
-    level = logging.getLevelName(settings.log.level.upper())
+    level = logging.getLevelName(chosen.level.upper())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
@@ -84,7 +88,15 @@ def configure(settings: Settings, stream: TextIO | None = None) -> None:
     logging.getLogger("aiokafka").setLevel(logging.INFO if level == logging.DEBUG else logging.CRITICAL + 1)
 
 
-def _for_people(stream: TextIO) -> list[Processor]:
+def _redactor(accounts: Sequence[Settings]) -> Callable[[str], str]:
+    """Replaces the secrets of all accounts by `***`, the longest first: one may begin another, of whichever account."""
+    secrets = sorted({secret for settings in accounts for secret in settings.secrets()}, key=len, reverse=True)
+    if not secrets:
+        return str
+    return partial(re.compile("|".join(map(re.escape, secrets))).sub, "***")
+
+
+def _for_people(output: TextIO) -> list[Processor]:
     def omit_our_name(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
         if event.get("logger") == "producer":
             del event["logger"]
@@ -94,7 +106,7 @@ def _for_people(stream: TextIO) -> list[Processor]:
         omit_our_name,
         structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False),
         structlog.dev.ConsoleRenderer(
-            colors=stream.isatty() and not os.environ.get("NO_COLOR"),
+            colors=output.isatty() and not os.environ.get("NO_COLOR"),
             pad_event_to=16,
             sort_keys=False,
             exception_formatter=structlog.dev.plain_traceback,
@@ -102,10 +114,13 @@ def _for_people(stream: TextIO) -> list[Processor]:
     ]
 
 
-def _for_machines(account: str) -> list[Processor]:
+def _for_machines(only: str | None) -> list[Processor]:
+    """`only`: the account that every line is about, where there is one only."""
+    account = {} if only is None else {"account": only}
+
     def arrange(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
         first = {name: event.pop(name) for name in ("timestamp", "level")}
-        return {**first, "message": event.pop("event"), "account": account, **event}
+        return {**first, "message": event.pop("event"), **account, **event}
 
     return [
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -145,7 +160,8 @@ def _cleaner(redact: Callable[[str], str]) -> Processor:
 
 
 class Log:
-    """An observer. Reads lag and progress from `status`, which must be told first. `monotonic` is given by tests."""
+    """An observer of one service. Reads lag and progress from its `status`, which must be told first. `monotonic` is given
+    by tests."""
 
     def __init__(self, status: Status, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._status = status
@@ -160,6 +176,10 @@ class Log:
         self._behind = True
         self._progress_due = self._told_at + PROGRESS
         self._standing_by_for: str | None = None
+
+    def sign(self) -> None:
+        """From now on every line says which service it is of."""
+        self._log = self._log.bind(account=self._status.account, stream=self._status.stream)
 
     def __call__(self, event: Event) -> None:
         """Tell it."""
@@ -228,9 +248,9 @@ class Log:
             self._log.error(
                 "tickets that cannot be published went to the dead letters",
                 letters=len(letters),
-                reasons=dict(Counter(poison.reason for _, poison in letters)),
-                tickets=[identity(version) for version, _ in letters[:_NAMED]],
-                detail=letters[0][1].detail,
+                reasons=dict(Counter(letter.poison.reason for letter in letters)),
+                tickets=[identity(letter.version) for letter in letters[:_NAMED]],
+                detail=letters[0].poison.detail,
             )
         tell = self._info if event.records else self._log.debug
         tell(

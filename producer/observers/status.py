@@ -1,4 +1,4 @@
-"""Remembers the last moments, and judges from them whether the service is alive and ready."""
+"""Remembers the last moments of a service, and judges from them whether it is alive and ready."""
 
 from __future__ import annotations
 
@@ -47,18 +47,20 @@ class Verdict:
 
 
 class Status:
-    """An observer. `monotonic` and `clock` (Unix seconds) are given by tests."""
+    """An observer of one service: of a stream of an account. `monotonic` and `clock` (Unix seconds) are given by tests."""
 
     def __init__(
         self,
         settings: Settings,
+        stream: str,
         *,
         monotonic: Callable[[], float] = time.monotonic,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.checkpoint: Checkpoint | None = None
         """The last one known to be committed."""
-        self._account = settings.zendesk.subdomain
+        self.account = settings.zendesk.subdomain
+        self.stream = stream
         self._redact = settings.redact
         self._patience = max(3 * settings.zendesk.poll_interval, 60.0)
         self._monotonic = monotonic
@@ -67,7 +69,7 @@ class Status:
         self._moving_until += GRACE
         self._instance = ""
         self._opened = False
-        self._stopped = False
+        self._stopped: str | None = None
         self._standing_by: StandingBy | None = None
         # Since when something fails without a commit or an empty poll since. A session that opens again proves little.
         self._failing_since: float | None = None
@@ -150,10 +152,12 @@ class Status:
             case Noticed():
                 pass
             case Stopped():
-                self._stopped = True
+                self._stopped = "the service has stopped"
                 self.checkpoint = event.checkpoint or self.checkpoint
                 if event.error is not None:
-                    self._last_error = {"what": "service", **self._described(event.error), "at": utc(self._clock())}
+                    error = self._described(event.error)
+                    self._stopped += f": {error['type']}: {error['text']}"
+                    self._last_error = {"what": "service", **error, "at": utc(self._clock())}
 
     def _polled(self, now: float, server_time: float | None) -> None:
         self._poll_due = now
@@ -171,7 +175,7 @@ class Status:
     @property
     def state(self) -> State:
         """One word for what the service is doing."""
-        if self._stopped:
+        if self._stopped is not None:
             return "stopped"
         if self._standing_by is not None:
             return "standing_by"
@@ -217,16 +221,17 @@ class Status:
         return told + self._monotonic() - at
 
     def alive(self) -> Verdict:
-        """Whether the loop moves: an event came within the last announced wait and GRACE seconds."""
-        late = self._monotonic() - self._moving_until
+        """Whether the loop moves: an event came within the last announced wait and GRACE seconds. One that has come to its
+        end, as that of a refused account beside others, need not move any more."""
+        late = self._monotonic() - self._moving_until if self._stopped is None else 0.0
         return Verdict((f"nothing has happened for {late + GRACE:.0f} s longer than announced",) if late > 0 else ())
 
     def ready(self) -> Verdict:
         """Whether the checkpoint is recovered and tickets flow, or would if there were any."""
+        if self._stopped is not None:
+            return Verdict((self._stopped,))
         now = self._monotonic()
         reasons = []
-        if self._stopped:
-            reasons.append("the service has stopped")
         if self._standing_by is not None:
             reasons.append(f"standing by: instance {self._standing_by.holder or 'unknown'} holds the account")
         if not self._opened:
@@ -246,7 +251,8 @@ class Status:
         checkpoint, lag, backfill = self.checkpoint, self.lag(), self.backfill()
         end_time = checkpoint.end_time if checkpoint else None
         return {
-            "account": self._account,
+            "account": self.account,
+            "stream": self.stream,
             "instance": self._instance,
             "version": __version__,
             "state": self.state,

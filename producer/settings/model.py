@@ -23,6 +23,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
+    PlainSerializer,
     PlainValidator,
     PrivateAttr,
     SecretStr,
@@ -33,6 +34,10 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from producer.fields import Path as FieldPath
+from producer.fields import RecordRules, Rules, parse_path
+from producer.streams import BESIDE, INSIDE, REFUSED, Stream
 
 _SUBDOMAIN = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _CONTAINER_HOST = re.compile(r"[a-z][a-z0-9_-]*")  # no digit first: 2130706433 and 0x7f000001 are addresses in disguise
@@ -116,6 +121,16 @@ def _one_line(value: SecretStr) -> SecretStr:
     return value
 
 
+def _long_enough(value: SecretStr) -> SecretStr:
+    if len(value.get_secret_value()) < 16:
+        raise ValueError("is too short to be a secret; at least 16 characters are expected, better 32 random ones")
+    return value
+
+
+def _field_path(value: object) -> FieldPath:
+    return value if isinstance(value, FieldPath) else parse_path(str(value))
+
+
 def parse_start_time(value: object) -> int:
     """Unix seconds of a date with zone (ISO 8601) or of Unix seconds as text; ValueError says what else is expected."""
     text = str(value).strip()
@@ -152,6 +167,20 @@ def _rate(value: object) -> float | Literal["auto"]:
 
 def _split(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _once_each(values: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("names something twice")
+    return values
+
+
+def _sideload(value: str) -> str:
+    if value in REFUSED:
+        raise ValueError(f"{value} cannot be had: {REFUSED[value]}")
+    if value not in (*BESIDE, *INSIDE):
+        raise ValueError(f"there is no sideload {value!r}; there are {', '.join((*BESIDE, *INSIDE))}")
+    return value
 
 
 def _server(value: str) -> str:
@@ -192,9 +221,15 @@ def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
+_LIST = WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
 _Secret = Annotated[SecretStr, AfterValidator(_one_line)]
+_Key = Annotated[_Secret, AfterValidator(_long_enough)]
+_Paths = Annotated[
+    tuple[Annotated[FieldPath, PlainValidator(_field_path), PlainSerializer(str)], ...], BeforeValidator(_split), _LIST
+]
 _File = Annotated[Path, AfterValidator(_readable)]
 _TopicName = Annotated[str, AfterValidator(_topic)]
+_Sideloaded = Annotated[_TopicName, Field(description="Records of this sideload.")]
 _Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
@@ -202,7 +237,7 @@ _Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
 class _Group(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, populate_by_name=True)
 
     @classmethod
     def contradictions(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -261,6 +296,22 @@ class ZendeskSettings(_Group):
     )
     export: Annotated[Literal["time", "cursor"], BeforeValidator(_lower)] = Field(
         default="time", description="Which of the API's two exports is walked; topic and checkpoint are the same."
+    )
+    streams: Annotated[
+        tuple[Literal["tickets", "users", "organizations", "ticket_events"], ...],
+        BeforeValidator(_split),
+        Field(min_length=1),
+        AfterValidator(_once_each),
+        _LIST,
+    ] = Field(default=("tickets",), description="Which of the account's incremental exports are published.")
+    include: Annotated[
+        tuple[Annotated[str, AfterValidator(_sideload)], ...],
+        BeforeValidator(_split),
+        AfterValidator(_once_each),
+        _LIST,
+    ] = Field(default=(), description="Sideloads of the ticket export.")
+    support_type_scope: Annotated[Literal["agent", "all", "ai_agent"], BeforeValidator(_lower)] = Field(
+        default="agent", description="Whose tickets: the agents', the AI agents', or all."
     )
     exclude_deleted: bool = Field(default=False, description="Whether deleted tickets are left out by the API.")
     requests_per_minute: Annotated[
@@ -331,7 +382,7 @@ class KafkaSettings(_Group):
         tuple[Annotated[str, AfterValidator(_server)], ...],
         BeforeValidator(_split),
         Field(min_length=1),
-        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+        _LIST,
     ] = Field(description="host:port of some brokers, comma separated.")
     security_protocol: Annotated[Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], BeforeValidator(_upper)] = (
         Field(default="PLAINTEXT", description="How brokers are talked to.")
@@ -353,6 +404,10 @@ class KafkaSettings(_Group):
         default=30, description="How long an instance whose account was taken over waits before it takes it back."
     )
     create_topics: bool = Field(default=True, description="Whether missing topics are created before the first page.")
+    delivery: Annotated[Literal["exactly_once", "at_least_once"], BeforeValidator(_lower)] = Field(
+        default="exactly_once",
+        description="exactly_once, or at_least_once for brokers without transactions: a crash repeats up to a page.",
+    )
 
     @classmethod
     def contradictions(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -387,6 +442,37 @@ class TopicsSettings(_Group):
         default="zendesk.tickets.dead-letters", description="Tickets that could not be published."
     )
 
+    users: _TopicName = Field(default="zendesk.users", description="Versions of users, as a stream.")
+    organizations: _TopicName = Field(
+        default="zendesk.organizations", description="Versions of organizations, as a stream."
+    )
+    ticket_events: _TopicName = Field(default="zendesk.ticket-events", description="Ticket events, as a stream.")
+    sideloads_users: _Sideloaded = Field(default="zendesk.sideloads.users", alias="sideloads.users")
+    sideloads_groups: _Sideloaded = Field(default="zendesk.sideloads.groups", alias="sideloads.groups")
+    sideloads_organizations: _Sideloaded = Field(
+        default="zendesk.sideloads.organizations", alias="sideloads.organizations"
+    )
+    sideloads_brands: _Sideloaded = Field(default="zendesk.sideloads.brands", alias="sideloads.brands")
+    sideloads_ticket_forms: _Sideloaded = Field(
+        default="zendesk.sideloads.ticket-forms", alias="sideloads.ticket_forms"
+    )
+    sideloads_custom_statuses: _Sideloaded = Field(
+        default="zendesk.sideloads.custom-statuses", alias="sideloads.custom_statuses"
+    )
+    sideloads_sharing_agreements: _Sideloaded = Field(
+        default="zendesk.sideloads.sharing-agreements", alias="sideloads.sharing_agreements"
+    )
+
+    def of(self, stream: Stream) -> str:
+        """The topic of a stream."""
+        topic: str = getattr(self, stream.name)
+        return topic
+
+    def beside(self, array: str) -> str:
+        """The topic of a sideload."""
+        topic: str = getattr(self, f"sideloads_{array}")
+        return topic
+
     def of_account(self, subdomain: str) -> Self:
         """The same with the account's name in place of `{subdomain}`."""
         return self.model_copy(update={name: topic.replace("{subdomain}", subdomain) for name, topic in self})
@@ -405,6 +491,33 @@ class TicketsSettings(_Group):
         description="What becomes of a ticket that cannot be published: a record of topics.dead_letters, or a stop until a "
         "person looks.",
     )
+    drop_fields: _Paths = Field(
+        default=(), description="JSON paths of fields that are left out, of tickets and, by name, of other records."
+    )
+    hash_fields: _Paths = Field(
+        default=(), description="JSON paths of fields in whose place comes a keyed hash (HMAC-SHA256)."
+    )
+    hash_key: _Key | None = Field(
+        default=None, description="The key of these hashes, and of all digests where there are field rules."
+    )
+
+    @classmethod
+    def contradictions(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Rules need a key, also where fields are only left out: a plain hash of what was there could be tried out."""
+        rules = [name for name in ("drop_fields", "hash_fields") if given.get(name)]
+        if rules and "hash_key" not in given:
+            yield "hash_key", f"required with tickets.{rules[0]}"
+
+    @property
+    def key(self) -> bytes | None:
+        """That of all digests, if there are field rules."""
+        if self.hash_key is None or not (self.drop_fields or self.hash_fields):
+            return None
+        return self.hash_key.get_secret_value().encode()
+
+    def rules(self, kind: str) -> RecordRules | None:
+        """The field rules for records of a kind (`tickets`, `users`, …); None: there are none."""
+        return Rules(self.drop_fields, self.hash_fields, self.key).of(kind)
 
 
 class HttpSettings(_Group):
@@ -445,7 +558,7 @@ class Settings(_Group):
             topics = topics.of_account(info.data["zendesk"].subdomain)
         names = [name for _, name in topics]
         if len(set(names)) < len(names):
-            raise ValueError("tickets, checkpoints and dead_letters need three different topics")
+            raise ValueError("each of them needs a topic of its own")
         return topics
 
     def origin(self, name: str) -> str:
@@ -456,7 +569,7 @@ class Settings(_Group):
         """Every secret value in clear, and the forms in which they travel: what no log or error may show."""
         found = [
             value.get_secret_value()
-            for group in (self.zendesk, self.kafka)
+            for group in (self.zendesk, self.kafka, self.tickets)
             for _, value in group
             if isinstance(value, SecretStr)
         ]
@@ -492,7 +605,9 @@ def groups() -> dict[str, type[_Group]]:
     }
 
 
-NAMES = tuple(f"{group}.{name}" for group, model in groups().items() for name in model.model_fields)
+NAMES = tuple(
+    f"{group}.{field.alias or name}" for group, model in groups().items() for name, field in model.model_fields.items()
+)
 """Of every setting, as `group.name`."""
 
 

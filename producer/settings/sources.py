@@ -100,8 +100,8 @@ def _read_yaml(path: Path, found: _Found) -> None:
         raise Misconfigured(f"the settings file {path} does not consist of groups of settings")
     for group, members, origin in _members(root, path, "", found):
         if isinstance(members, yaml.MappingNode):
-            for name, value, place in _members(members, path, f"{group}.", found):
-                found.take(f"{group}.{name}", _plain(value, f"{group}.{name}", place, found), place)
+            for name, value, place in _flat(members, path, f"{group}.", found):
+                found.take(name, _plain(value, name, place, found), place)
         elif not _is_null(members):
             found.problem(group, origin, "a group of settings is expected, each on an indented line of its own")
         elif group not in groups():
@@ -117,6 +117,16 @@ def _members(node: yaml.MappingNode, path: Path, prefix: str, found: _Found) -> 
             found.problem(prefix + name, origin, "given twice in this file; keep one")
         seen.add(name)
         yield name, value, origin
+
+
+def _flat(node: yaml.MappingNode, path: Path, prefix: str, found: _Found) -> Iterator[tuple[str, yaml.Node, str]]:
+    """Full name, value and origin of each setting in a group; some names go on within a group of their own."""
+    for name, value, place in _members(node, path, prefix, found):
+        deeper = f"{prefix}{name}."
+        if isinstance(value, yaml.MappingNode) and any(known.startswith(deeper) for known in NAMES):
+            yield from _flat(value, path, deeper, found)
+        else:
+            yield prefix + name, value, place
 
 
 def _plain(node: yaml.Node, name: str, origin: str, found: _Found) -> str | list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal, NamedTuple
 
 from producer.model import Checkpoint
@@ -145,16 +146,27 @@ def excuse(
     return None
 
 
-def key_faults(records: Iterable[Appended]) -> Iterator[Fault]:
-    """Duplicates and disorder. Expects the records by id, then generation, then in the order of the topic."""
+def key_faults(records: Iterable[Appended], *, repeated: bool = False) -> Iterator[Fault]:
+    """Duplicates and disorder. Expects the records by id, then generation, then in the order of the topic.
+
+    `repeated`: pages may have been published again (`kafka.delivery: at_least_once`). Then a version that was there before is
+    a duplicate wherever it stands, and only one that was not can be out of order.
+    """
     of: tuple[int, int] | None = None
     event: Appended | None = None
     newest: Appended | None = None
     buried: Appended | None = None  # the tombstone since the last event of another version
+    before: dict[tuple[int, bytes, bool], Appended] = {}
     for record in records:
         if (record.id, record.generation) != of:
             of = record.id, record.generation
             event = newest = buried = None
+            before.clear()
+        if repeated:
+            first = before.setdefault((record.stamp, record.content, record.tombstone), record)
+            if first is not record:
+                yield Fault("duplicated", f"{_name(record)}: {first.place} and {record.place}")
+                continue
         if record.tombstone:
             if buried is not None and _same(buried, record):
                 yield Fault("duplicated", f"tombstone of {_name(record)}: {buried.place} and {record.place}")
@@ -169,6 +181,24 @@ def key_faults(records: Iterable[Appended]) -> Iterator[Fault]:
         else:
             newest = record
         event = record
+
+
+def without_repeats(records: Iterable[Appended]) -> Iterator[Appended]:
+    """The records of each page as its last attempt has them, where pages may have been published again.
+
+    Expects and yields them by generation, seq and index. An attempt that a crash has cut leaves a part of a page; the next one
+    may count other records, since tickets change meanwhile. Of the attempts that count alike, the last record of each
+    index stands for all; of those that do not, the whole ones come first, then the last.
+    """
+    for _, page in groupby(records, key=lambda record: (record.generation, record.seq)):
+        attempts: dict[int, dict[int, Appended]] = {}
+        for record in sorted(page, key=lambda record: record.time):
+            attempts.setdefault(record.page_count, {})[record.page_index] = record
+        last = max(
+            attempts.items(),
+            key=lambda attempt: (len(attempt[1]) == attempt[0], max(record.time for record in attempt[1].values())),
+        )
+        yield from (record for _, record in sorted(last[1].items()))
 
 
 def page_faults(records: Iterable[Appended], retention: Retention, *, from_the_start: bool) -> Iterator[Fault]:
@@ -217,6 +247,7 @@ def disagreements(
     beyond: Iterable[Appended],
     retention: Retention,
     tombstones: bool,
+    repeated: bool = False,
 ) -> Iterator[str]:
     """Where topic and checkpoint contradict each other.
 
@@ -228,6 +259,8 @@ def disagreements(
         last: the record of the newest page of the checkpoint's generation.
         ahead: a record of a page behind the checkpoint's, but before the end that it names for the partition.
         beyond: records of the checkpoint's pages that are stamped after its position.
+        repeated: whether pages are published before their checkpoint: then there may be one behind the checkpoint's, and one
+            that a crash has cut may have reached further than the one that took its place.
     """
     if checkpoint.tickets_topic != topic:
         yield f"the checkpoint is of topic {checkpoint.tickets_topic}, not {topic}"
@@ -246,14 +279,14 @@ def disagreements(
             f"the checkpoint covers page {checkpoint.generation}/{checkpoint.seq}, but the newest page of this generation "
             f"in the topic is {found}"
         )
-    if newest is not None and (newest.generation, newest.seq) > (later.generation, later.seq):
+    if newest is not None and (newest.generation, newest.seq) > (later.generation, later.seq + repeated):
         yield f"{newest.place} is in the topic, but the checkpoint covers only {later.generation}/{later.seq}"
     if ahead is not None:
         yield (
             f"{ahead.place} is of a page behind the checkpoint's {checkpoint.generation}/{checkpoint.seq}, but before the end "
             f"of our last append, {checkpoint.ends[ahead.partition]}"
         )
-    for record in beyond:
+    for record in () if repeated else beyond:
         handled = checkpoint.boundary.get(record.id)
         if handled is None or handled.stamp < record.stamp:
             yield f"{_name(record)} at {record.place} is stamped after the position {checkpoint.end_time}"

@@ -48,12 +48,13 @@ _FACTS = {
 class Verdict:
     """What `verify` found. Numbers count versions or records; `examples` has up to `most_examples` of each kind.
 
-    `generations` has the newest page of each generation in the topic; `disagreements` of topic and checkpoint, and `stuck`
+    `delivery` is the setting by which it is judged. `generations` has the newest page of each generation in the topic; `disagreements` of topic and checkpoint, and `stuck`
     transactions, are a line each.
     """
 
     account: str
     topic: str
+    delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
     most_examples: int = 5
     required: int = 0
     present: int = 0
@@ -112,13 +113,17 @@ class Verdict:
     @property
     def faults(self) -> list[str]:
         """What is wrong, a few words each."""
-        counted = [f"{number:,} {_words(name)}" for name in _FAULTS if (number := getattr(self, name))]
+        counted = [f"{number:,} {_words(name)}" for name in self._forbidden if (number := getattr(self, name))]
         counted = ["1 gap" if text == "1 gaps" else text for text in counted]
         if self.stuck:
             counted.append(f"{len(self.stuck):,} stuck")
         if self.disagreements:
             counted.append("checkpoint and topic disagree")
         return counted
+
+    @property
+    def _forbidden(self) -> list[str]:
+        return [name for name in _FAULTS if name != "duplicated" or self.delivery == "exactly_once"]
 
     @property
     def clean(self) -> bool:
@@ -128,7 +133,10 @@ class Verdict:
     @property
     def summary(self) -> str:
         """The last line of the report."""
-        return "verdict: clean" if self.clean else f"verdict: NOT CLEAN: {', '.join(self.faults)}"
+        if not self.clean:
+            return f"verdict: NOT CLEAN: {', '.join(self.faults)}"
+        repeats = f"; {self.duplicated:,} appended again, as {self.delivery} allows" if self.duplicated else ""
+        return f"verdict: clean{repeats}"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""
@@ -136,6 +144,7 @@ class Verdict:
             "clean": self.clean,
             "account": self.account,
             "topic": self.topic,
+            "delivery": self.delivery,
             **{name: getattr(self, name) for name in (*_FACTS, *_FAULTS)},
             "generations": {str(generation): seq for generation, seq in self.generations.items()},
             "checkpoint": self.checkpoint,
@@ -149,7 +158,11 @@ class Verdict:
         """The numbers with their names and meanings: facts first, then what must be 0. Facts that are 0 are left out."""
         always = ("required", "present", "superseded")
         facts = [row for row in _FACTS.items() if row[0] in always or getattr(self, row[0])]
-        return [(_words(name), getattr(self, name), meaning) for name, meaning in (*facts, *_FAULTS.items())]
+        allowed = dict.fromkeys(_FAULTS.keys() - self._forbidden, f"; {self.delivery} allows it")
+        return [
+            (_words(name), getattr(self, name), meaning + allowed.get(name, ""))
+            for name, meaning in (*facts, *_FAULTS.items())
+        ]
 
     def details(self) -> list[str]:
         """Lines below the numbers: pages, examples, disagreements, stuck transactions, notes."""
@@ -182,7 +195,7 @@ def show(verdict: Verdict) -> None:
     table.add_column(justify="right")
     table.add_column(style="dim")
     for name, number, meaning in verdict.rows():
-        wrong = number and name in map(_words, _FAULTS)
+        wrong = number and name in map(_words, verdict._forbidden)
         table.add_row(name, Text(f"{number:,}", style="bold red" if wrong else ""), meaning)
     console.print(table)
     for line in verdict.details():

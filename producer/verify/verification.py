@@ -19,7 +19,16 @@ from producer.kafka.topics import open_admin
 from producer.kafka.transactions import TRANSACTION_TIMEOUT_MS
 from producer.model import Checkpoint
 from producer.settings import Settings
-from producer.verify.judge import Fault, Retention, Shown, disagreements, excuse, key_faults, page_faults
+from producer.verify.judge import (
+    Fault,
+    Retention,
+    Shown,
+    disagreements,
+    excuse,
+    key_faults,
+    page_faults,
+    without_repeats,
+)
 from producer.verify.letters import DeadLetters
 from producer.verify.report import Counted, Verdict
 from producer.verify.source import Say, Truth, open_truth, read_export
@@ -78,7 +87,12 @@ class _Verification:
         self._topic = settings.topics.tickets
         self._source = f"https://{settings.zendesk.subdomain}.zendesk.com/".encode()
         self._letters = DeadLetters()
-        self._verdict = Verdict(account=settings.zendesk.subdomain, topic=self._topic, most_examples=examples)
+        self._verdict = Verdict(
+            account=settings.zendesk.subdomain,
+            topic=self._topic,
+            delivery=settings.kafka.delivery,
+            most_examples=examples,
+        )
 
     async def run(self, truth: str | None, requests_per_minute: float) -> Verdict:
         partitions, checkpoint_partition, configs = await self._look_around()
@@ -250,11 +264,13 @@ class _Verification:
             verdict.count(reason or unexplained, _describe(absent))
         for record in store.altered():
             verdict.count("altered", f"ticket {record.id} at {record.place}: not what its headers say")
+        repeated = self._settings.kafka.delivery == "at_least_once"
+        pages = store.by_page(checkpoint.generation, checkpoint.seq)
         faults: Iterator[Fault] = chain(
             letter_faults,
-            key_faults(store.by_key()),
+            key_faults(store.by_key(), repeated=repeated),
             page_faults(
-                store.by_page(checkpoint.generation, checkpoint.seq), retention, from_the_start=store.from_the_start()
+                without_repeats(pages) if repeated else pages, retention, from_the_start=store.from_the_start()
             ),
         )
         for fault in faults:
@@ -273,6 +289,7 @@ class _Verification:
                 beyond=beyond,
                 retention=retention,
                 tombstones=tombstones,
+                repeated=repeated,
             )
         )
 

@@ -19,10 +19,12 @@ SETTLED = 61
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """For one Kafka session. `guard` is awaited before every request and may raise; `always` are parameters of each."""
+    """For one Kafka session of the stream. `guard` is awaited before every request and may raise; `always` are parameters of
+    each."""
 
     client: Client
     budget: Budget
+    stream: str
     always: Mapping[str, str]
     guard: Callable[[], Awaitable[None]]
     stop: Stop
@@ -58,7 +60,7 @@ class Asker:
             with attempt:
                 if isinstance(start_time, int):
                     await self._settle(start_time)
-                await self.budget.turn()
+                await self.budget.turn(self.stream, self.tell)
                 await self.guard()
                 answer = await self.client.get(path, {**where, **self.always, "per_page": tickets})
         return answer

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import msgspec
 
 from producer.errors import Pinned
+from producer.fields import identity
 from producer.model import Position, Seen, Version
 
 REMEMBERED = 5_000
@@ -46,8 +47,8 @@ class Advance:
     shortened: bool = False
 
 
-def sift(position: Position, rows: Iterable[Version]) -> Sifted:
-    """Apply the rule to the rows of a page that was asked for from `position`.
+def sift(position: Position, rows: Iterable[Version], key: bytes | None = None) -> Sifted:
+    """Apply the rule to the rows of a page that was asked for from `position`. `key`: see `content_digest`.
 
     A row older than what was handled of its ticket is stale: publishing it would put an old version behind a new one.
     A row without a stamp of its own is compared by content alone.
@@ -57,7 +58,7 @@ def sift(position: Position, rows: Iterable[Version]) -> Sifted:
     repeated = stale = 0
     for row in rows:
         known: Seen | Version | None = handled.get(row.id) or position.boundary.get(row.id)
-        if known is not None and (known.stamp == row.stamp or not row.stamped) and _same(known, row):
+        if known is not None and (known.stamp == row.stamp or not row.stamped) and _same(known, row, key):
             repeated += 1
         elif known is not None and known.stamp > row.stamp and row.stamped:
             stale += 1
@@ -67,7 +68,9 @@ def sift(position: Position, rows: Iterable[Version]) -> Sifted:
     return Sifted(tuple(fresh), handled, repeated, stale)
 
 
-def advance(position: Position, rows: Iterable[Version], end_time: int, floor: float = math.inf) -> Advance:
+def advance(
+    position: Position, rows: Iterable[Version], end_time: int, floor: float = math.inf, key: bytes | None = None
+) -> Advance:
     """Sift the rows and move to `end_time`, remembering all that was handled at or after it, or since `floor` if earlier.
 
     A row without a stamp of its own is remembered as if stamped `end_time`, the latest that the API can have stamped it:
@@ -77,7 +80,7 @@ def advance(position: Position, rows: Iterable[Version], end_time: int, floor: f
     Raises:
         Pinned: more tickets share the second `end_time` than a map may hold.
     """
-    sifted = sift(position, rows)
+    sifted = sift(position, rows, key)
     if not sifted.fresh and end_time == position.end_time:
         return Advance(sifted, position)
     since = math.ceil(min(end_time, max(position.since, floor)))  # up: what lies before it is forgotten
@@ -87,7 +90,7 @@ def advance(position: Position, rows: Iterable[Version], end_time: int, floor: f
     for id_, row in sifted.handled.items():
         stamp = row.stamp if row.stamped else max(row.stamp, end_time)
         if stamp >= since:
-            boundary[id_] = Seen(stamp, row.digest, content_digest(row.value))
+            boundary[id_] = Seen(stamp, row.digest, content_digest(row.value, key))
     shortened = len(boundary) > REMEMBERED
     if shortened:
         since = sorted((seen.stamp for seen in boundary.values()), reverse=True)[REMEMBERED] + 1
@@ -99,20 +102,21 @@ def advance(position: Position, rows: Iterable[Version], end_time: int, floor: f
     return Advance(sifted, Position(end_time, boundary, since), shortened)
 
 
-def content_digest(value: bytes) -> str:
+def content_digest(value: bytes, key: bytes | None = None) -> str:
     """A digest of a ticket's canonical content: keys sorted, number tokens as they were, no insignificant white space.
 
     The first 16 hexadecimal digits of the SHA-256, as with H. Costs about ten times as much as H itself: only the rows of
     a boundary are worth it. A ticket that could be cut out of its page but not taken apart here counts by its bytes.
+    With a `key` it is an HMAC: where fields are left out of what is published, nobody is to find them by trying.
     """
     with contextlib.suppress(RecursionError, msgspec.MsgspecError, ValueError):
         value = _encoder.encode(_decoder.decode(value))
-    return hashlib.sha256(value).hexdigest()[:16]
+    return identity(key, value) if key else hashlib.sha256(value).hexdigest()[:16]
 
 
-def _same(known: Seen | Version, version: Version) -> bool:
+def _same(known: Seen | Version, version: Version, key: bytes | None) -> bool:
     """Whether two versions of one ticket with the same stamp have the same content."""
     if known.digest == version.digest:
         return True
-    content = known.content if isinstance(known, Seen) else content_digest(known.value)
-    return content == content_digest(version.value)
+    content = known.content if isinstance(known, Seen) else content_digest(known.value, key)
+    return content == content_digest(version.value, key)

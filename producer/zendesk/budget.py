@@ -10,7 +10,9 @@ from typing import Literal
 
 from producer.events import Noticed, Observer, Waiting
 from producer.stop import Stop
+from producer.streams import TICKETS
 from producer.zendesk.answers import retry_after
+from producer.zendesk.turns import Turns
 
 MINUTE = 60.0
 """Seconds of the API's windows."""
@@ -41,7 +43,7 @@ class Budget:
     long before its first request as between any two, which carries the same over a restart, and over a crash loop (design,
     D8).
 
-    `turn` before a request is prepared; the client calls `sending` and `hear`.
+    `turn` before a request is prepared, which the account's streams take in turns; the client calls `sending` and `hear`.
     """
 
     def __init__(
@@ -56,18 +58,23 @@ class Budget:
         self._held = -math.inf  # until then
         self._window = -1, -1  # `remaining` and `resets` of the last answer
         self._alone = True
+        self._turns = Turns(first=TICKETS.name)
+        self._door = asyncio.Lock()  # two streams that wait for the same moment would go through it together
 
-    async def turn(self) -> None:
-        """Wait until a request may be prepared. Turns are spaced as requests are, for those that come to nothing.
+    async def turn(self, stream: str = TICKETS.name, tell: Observer | None = None) -> None:
+        """Wait until the stream may prepare a request; `tell` hears of it instead of the account's own observer.
+
+        Turns are spaced as requests are, for those that come to nothing.
 
         Raises:
             Stopping: asked to stop meanwhile.
         """
-        head_start = min(HEAD_START, self._interval / 10)
-        while (wait := max(self._turn + self._interval, self._next - head_start) - _now()) > 0:
-            self._tell(Waiting("budget", wait))
-            await self._stop.sleep_or_raise(wait)
-        self._turn = _now()
+        async with self._turns.take(stream):
+            head_start = min(HEAD_START, self._interval / 10)
+            while (wait := max(self._turn + self._interval, self._next - head_start) - _now()) > 0:
+                (tell or self._tell)(Waiting("budget", wait))
+                await self._stop.sleep_or_raise(wait)
+            self._turn = _now()
 
     async def sending(self) -> None:
         """Wait out what is left until the request may be sent, and count it as sent.
@@ -75,9 +82,10 @@ class Budget:
         Raises:
             Stopping: asked to stop meanwhile.
         """
-        while (wait := self._next - _now()) > 0:
-            await self._stop.sleep_or_raise(wait)
-        self._sent = _now()
+        async with self._door:
+            while (wait := self._next - _now()) > 0:
+                await self._stop.sleep_or_raise(wait)
+            self._sent = _now()
 
     def hear(self, headers: Mapping[str, str]) -> None:
         """Obey what any answer tells: `Retry-After`, and that nothing is left of the export's limit or of the account's.

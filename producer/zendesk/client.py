@@ -7,6 +7,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -57,6 +58,12 @@ class Client:
         self._tell = tell
         self._budget = budget
         self._proxy = settings.zendesk.proxy
+
+    def telling(self, tell: Observer) -> Client:
+        """The same client, which tells of its answers to somebody else."""
+        other = copy(self)
+        other._tell = tell
+        return other
 
     async def get(self, path: str, params: Mapping[str, int | str]) -> Answer:
         """One GET below `/api/v2`, one attempt.

@@ -19,7 +19,7 @@ from producer.zendesk.boundary import Advance, advance, sift
 from producer.zendesk.client import Answer
 from producer.zendesk.doubts import Doubts
 from producer.zendesk.late_rows import LateRows
-from producer.zendesk.page import Slice, empty_page, page_of, slice_page
+from producer.zendesk.page import PLAIN, Format, Slice, empty_page, page_of, slice_page
 from producer.zendesk.page_size import PageSize
 from producer.zendesk.time_export import TRIES
 
@@ -36,6 +36,7 @@ class CursorExport:
     doubts: Doubts
     late_rows: LateRows
     stay: bool
+    format: Format = PLAIN
     _in_vain: int = 0
 
     async def page(self, position: Position) -> Page:
@@ -53,7 +54,7 @@ class CursorExport:
             start = cursor.second if position.pinned else position.end_time
             where: dict[str, int | str] = {"start_time": start} if cursor.value is None else {"cursor": cursor.value}
             try:
-                answer, asked = await self.asker.ask("incremental/tickets/cursor", where, self.size)
+                answer, asked = await self.asker.ask(f"{self.format.stream.path}/cursor", where, self.size)
             except (BadRequest, Misconfigured) as error:
                 # Which status a cursor is refused with is not on record. Were it something else, asking anew says so.
                 if cursor.value is None:
@@ -65,13 +66,13 @@ class CursorExport:
                 continue
             if answer.body is None:  # too recent: there is nothing yet from here on
                 return empty_page(answer, position, caught_up=True)
-            cut = slice_page(answer.body)
+            cut = slice_page(answer.body, self.format)
             if self.doubts.damaged(cut):
                 continue
             ended = self.doubts.ended(cut, asked)
             if cut.rows:
                 floor = self.late_rows.floor(position, answer.server_time)
-                page = read(position, cut, ended, answer, self.doubts, floor, stay=self.stay)
+                page = read(position, cut, ended, answer, self.doubts, floor, stay=self.stay, key=self.format.key)
                 return self._worth(page, position, refused=refused)
             if ended:  # the cursor stays as it is: another one for the same place would be news to write down
                 return empty_page(answer, position, caught_up=True)
@@ -94,9 +95,17 @@ class CursorExport:
 
 
 def read(
-    position: Position, cut: Slice, ended: bool, answer: Answer, doubts: Doubts, floor: float, *, stay: bool
+    position: Position,
+    cut: Slice,
+    ended: bool,
+    answer: Answer,
+    doubts: Doubts,
+    floor: float,
+    *,
+    stay: bool,
+    key: bytes | None = None,
 ) -> Page:
-    """Make a page of an answer with rows; pure, but for what `doubts` tells. `floor`: see `advance`, else `CursorExport.page`."""
+    """Make a page of an answer with rows; pure, but for what `doubts` tells. `floor`, `key`: see `advance`, else `CursorExport.page`."""
     doubts.look_at(cut)
     if cut.cursor is None:
         doubts.notice("null_cursor", "an answer with tickets has no cursor: the next one is asked for by its second")
@@ -108,7 +117,7 @@ def read(
         rows = [row for row in rows if (row.stamp, row.id) > cursor.passed]
     else:
         doubts.in_range(position.since, position.end_time, rows)
-    step = _step(position, cut.cursor, rows, pinned, doubts, floor, stay=stay)
+    step = _step(position, cut.cursor, rows, pinned, doubts, floor, stay=stay, key=key)
     if step.shortened:
         doubts.notice("late_row_window", f"too many tickets to look for late rows before {step.position.since}")
     if not ended and step.position == position:
@@ -125,6 +134,7 @@ def _step(
     floor: float,
     *,
     stay: bool,
+    key: bytes | None,
 ) -> Advance:
     """Where `rows` lead, behind which the API's cursor is `value`; `pinned` is the second that is being read by order."""
     if not rows:  # asked anew from the pinned second's beginning, and not yet where we were
@@ -137,21 +147,21 @@ def _step(
         end_time = max(position.end_time, int(min(behind.second, doubts.in_order(rows))))
         try:
             # Of a pinned second nothing is remembered, so looks back begin behind it.
-            step = advance(position, rows, end_time, floor if pinned is None else max(floor, pinned + 1))
+            step = advance(position, rows, end_time, floor if pinned is None else max(floor, pinned + 1), key)
         except Pinned as error:
             doubts.notice("pinned", f"{error}; it is read by cursor")
         else:
             # What an older answer leads to is behind the position: from there rows would come that nobody remembers.
             onward = behind if stay and value and behind.second >= end_time else None
             return replace(step, position=replace(step.position, cursor=onward))
-    return _stay_pinned(position, rows, behind)
+    return _stay_pinned(position, rows, behind, key)
 
 
-def _stay_pinned(position: Position, rows: Sequence[Version], behind: Cursor) -> Advance:
+def _stay_pinned(position: Position, rows: Sequence[Version], behind: Cursor, key: bytes | None) -> Advance:
     """Move within a second by the order alone; of the map stays what the cursor has yet to show."""
     _see_order(rows)
     boundary = {id_: seen for id_, seen in position.boundary.items() if (seen.stamp, id_) > behind.passed}
-    return Advance(sift(position, rows), Position(behind.second, boundary, cursor=replace(behind, pinned=True)))
+    return Advance(sift(position, rows, key), Position(behind.second, boundary, cursor=replace(behind, pinned=True)))
 
 
 def _place(position: Position) -> tuple[object, ...]:

@@ -67,6 +67,10 @@ class Doubts:
             self.notice(
                 "duplicate_ids", "an answer shows a ticket more than once: each version of it is published once"
             )
+        if cut.lacking:
+            self.notice(
+                "sideload", f"answers lack {', '.join(cut.lacking)}: is that beyond the rights of who signs in?"
+            )
         if any(not row.stamped and row.poison is None for row in cut.rows):
             self.notice("unstamped", "tickets without generated_timestamp: their updated_at is taken for it")
 

@@ -31,10 +31,10 @@ LOOK_AHEAD = 16 * 1024 * 1024
 
 
 class Walk:
-    """For one Kafka session. Use `Source.export`, or `close` it."""
+    """For one Kafka session. Use `Source.export`, or `close` it. Some streams have no export by cursor (`by_cursor` None)."""
 
     def __init__(
-        self, by_time: TimeExport, by_cursor: CursorExport, late_rows: LateRows, notice: Notices, tell: Observer
+        self, by_time: TimeExport, by_cursor: CursorExport | None, late_rows: LateRows, notice: Notices, tell: Observer
     ) -> None:
         self._by_time = by_time
         self._by_cursor = by_cursor
@@ -95,27 +95,31 @@ class Walk:
 
     async def _go_on(self, position: Position) -> Page:
         """From the position on: by the export that is asked for; where that does not get past a second, by the other one."""
+        by_cursor = self._by_cursor
+        if by_cursor is None:
+            page, _ = await self._by_time.page(position, position.end_time)
+            return page
         if position.pinned:
-            return await self._by_cursor.page(position)
+            return await by_cursor.page(position)
         try:
-            return await self._as_asked(position)
+            return await self._as_asked(by_cursor, position)
         except (Pinned, TooLarge, TooSlow) as error:
             try:
-                return await self._otherwise(position, error)
+                return await self._otherwise(by_cursor, position, error)
             except Blocked as second:
-                first = f"by {'cursor' if self._by_cursor.stay else 'time'}"
+                first = f"by {'cursor' if by_cursor.stay else 'time'}"
                 raise type(second)(f"{second}; and before, {first}: {error}", hint=second.hint or error.hint) from None
 
-    async def _as_asked(self, position: Position) -> Page:
-        if self._by_cursor.stay:
-            return await self._by_cursor.page(position)
+    async def _as_asked(self, by_cursor: CursorExport, position: Position) -> Page:
+        if by_cursor.stay:
+            return await by_cursor.page(position)
         page, _ = await self._by_time.page(position, position.end_time)
         return page
 
-    async def _otherwise(self, position: Position, error: Blocked) -> Page:
-        if self._by_cursor.stay:
+    async def _otherwise(self, by_cursor: CursorExport, position: Position, error: Blocked) -> Page:
+        if by_cursor.stay:
             self._notice("pinned", f"{error}; it is read by time")
-            self._by_cursor.size.restore()
+            by_cursor.size.restore()
             page, _ = await self._by_time.page(position, position.end_time)
             return page
         self._notice("pinned", f"{error}; it is read by cursor")
@@ -123,7 +127,7 @@ class Walk:
             self._notice("late_row_window", f"no look for late rows before {position.end_time}: it is read by cursor")
         # An extended page does not shrink with `per_page`: it was not for the number that was asked for.
         self._by_time.size.restore()
-        return await self._by_cursor.page(replace(position, cursor=Cursor(None, position.end_time, None, pinned=True)))
+        return await by_cursor.page(replace(position, cursor=Cursor(None, position.end_time, None, pinned=True)))
 
 
 async def _drop(ahead: tuple[Position, asyncio.Task[Page]] | None) -> None:
