@@ -1,20 +1,6 @@
 """Field rules: which fields of a record are left out and which are hashed, applied to its exact bytes. Pure.
 
-Paths are a part of JSONPath (RFC 9535):
-
-| written | selects |
-|---|---|
-| `$.subject`, `$.via.source.from`, `$['a b']`, `$["a b"]` | a member by name, as often as it is repeated |
-| `$.tags[*]`, `$.via.*` | every element of a list, every member of an object |
-| `$.custom_fields[?@.id==360001].value` | elements (or members) that are objects with such a member |
-| `$..email`, `$..from.address` | members of that name at any depth; behind `..` come names only |
-
-`$.` at the beginning may be left out. Behind `==` stands a whole number, a string in quotes, `true`, `false` or `null`; numbers
-are equal by value: `@.id==360001` selects 360001 and 360001.0, and not "360001". Places in lists (`[0]`), slices, unions,
-functions and other comparisons are not understood. Names and strings are compared when the escapes in them are decoded.
-
-A path that begins with one of `KINDS` (`$.users[*].email`) begins at each record of that kind; one that begins with `..` holds
-for records of every kind (`$.tickets[*]..email` is for tickets alone); any other begins at each ticket.
+Paths are those of producer/json_paths.py.
 
 Copies are covered: a rule on a name in `COPIES` at the beginning of a ticket's path (or directly behind a `..` there) is also
 one on the copy. Not covered, each needs a path of its own:
@@ -30,23 +16,17 @@ one on the copy. Not covered, each needs a path of its own:
 from __future__ import annotations
 
 import hmac
-import re
 from array import array
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from decimal import Decimal, InvalidOperation
 from enum import IntEnum
-from functools import cached_property
 from typing import NamedTuple
 
 import msgspec
-import orjson
 
+from producer.json_paths import KINDS, Deep, Every, Name, Path, Segment, Where
 from producer.json_spans import (
     CLOSING,
-    OTHER,
-    SPACE,
-    STRING,
     NotJson,
     after_space,
     decoded,
@@ -57,144 +37,8 @@ from producer.json_spans import (
     value_end,
 )
 
-KINDS = (
-    "tickets",
-    "users",
-    "groups",
-    "organizations",
-    "brands",
-    "ticket_forms",
-    "custom_statuses",
-    "sharing_agreements",
-    "metric_events",
-    "ticket_events",
-)
-"""Of records, as the API names the lists in which they come."""
-
 COPIES = {"subject": "raw_subject", "raw_subject": "subject", "custom_fields": "fields", "fields": "custom_fields"}
 """Members of a ticket that hold the same, by each other's name."""
-
-_UNDERSTOOD = (
-    "understood are $.name, $['a name'], $.list[*], $.object.*, $.list[?@.id==1].name, $..name and $.users[*].name"
-)
-
-
-# --- paths -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Name:
-    """A member by its name."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Deep:
-    """A member by its name, at any depth."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Every:
-    """Every element or member."""
-
-
-@dataclass(frozen=True, slots=True)
-class Where:
-    """Every element or member that is an object with a member `name` equal to `literal`, which is JSON."""
-
-    name: str
-    literal: bytes
-
-
-Segment = Name | Deep | Every | Where
-
-
-@dataclass(frozen=True, slots=True)
-class Path:
-    """A path as it was written, the kind of records that it is for (None: every kind), and its segments from there."""
-
-    text: str
-    kind: str | None = field(repr=False)
-    segments: tuple[Segment, ...] = field(repr=False)
-
-    def __str__(self) -> str:
-        return self.text
-
-
-_NAME = "[A-Za-z_\x80-\ud7ff\ue000-\U0010ffff][0-9A-Za-z_\x80-\ud7ff\ue000-\U0010ffff]*"
-_QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
-_segment = re.compile(
-    rf"""
-      \.(?P<name>{_NAME})
-    | \[\ *(?P<quoted>{_QUOTED})\ *\]
-    | \.\.(?:(?P<deep>{_NAME})|\[\ *(?P<deep_quoted>{_QUOTED})\ *\])
-    | (?P<every>\.\*|\[\ *\*\ *\])
-    | \[\ *\?\ *(?P<round>\()?\ *@(?:\.(?P<of>{_NAME})|\[\ *(?P<of_quoted>{_QUOTED})\ *\])
-      \ *==\ *(?P<literal>-?(?:0|[1-9][0-9]*)|true|false|null|{_QUOTED})\ *(?(round)\))\ *\]
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-
-
-def parse_path(text: str) -> Path:
-    """Read a path. Raises ValueError with words for a person on anything else."""
-    segments = tuple(_segments(text))
-    first = segments[0]
-    if isinstance(first, Deep):
-        return Path(text, None, segments)
-    if isinstance(first, Name) and first.name in KINDS:
-        if segments[1:2] != (Every(),) or not segments[2:]:
-            raise ValueError(
-                f"{first.name} is a list of records, of which a path names a field; try $.{first.name}[*].name"
-            )
-        return Path(text, first.name, segments[2:])
-    return Path(text, "tickets", segments)
-
-
-def _segments(text: str) -> Iterator[Segment]:
-    rest = text.removeprefix("$") if text.startswith(("$", "[")) else f".{text}"
-    if rest in ("", ".") or (rest.startswith("..") and not text.startswith("$")):
-        raise ValueError(f"a path to a field is expected; {_UNDERSTOOD}")
-    deep = False
-    while rest:
-        found = _segment.match(rest)
-        if found is None:
-            raise ValueError(f"cannot be read from {rest!r} on; {_UNDERSTOOD}")
-        segment = _one(found)
-        if deep and not isinstance(segment, Name):
-            raise ValueError(f"behind '..' come names only, not {rest!r}; {_UNDERSTOOD}")
-        yield segment
-        deep = deep or isinstance(segment, Deep)
-        rest = rest[found.end() :]
-
-
-def _one(found: re.Match[str]) -> Segment:
-    if found["every"]:
-        return Every()
-    if found["literal"]:
-        literal = found["literal"]
-        name = found["of"] or _unquoted(found["of_quoted"])
-        return Where(name, orjson.dumps(_unquoted(literal)) if literal[0] in "'\"" else literal.encode())
-    if found["deep"] or found["deep_quoted"]:
-        return Deep(found["deep"] or _unquoted(found["deep_quoted"]))
-    return Name(found["name"] or _unquoted(found["quoted"]))
-
-
-def _unquoted(quoted: str) -> str:
-    inside = quoted[1:-1]
-    if quoted[0] == "'":
-        inside = re.sub(r"\\.|\"", lambda one: {"\\'": "'", '"': '\\"'}.get(one[0], one[0]), inside, flags=re.DOTALL)
-    try:
-        text: str = orjson.loads(f'"{inside}"')
-    except ValueError:
-        raise ValueError(
-            f"{quoted!r} is no text in quotes: something in it is none of JSON's characters or escapes"
-        ) from None
-    return text
-
 
 # --- what is looked for, level by level ------------------------------------------------------------------------------
 
@@ -243,7 +87,6 @@ class _Level:
         heads = [state.segments[0] for state in states]
         self.names = frozenset(head.name for head in heads if isinstance(head, Name | Deep))
         self.filters = frozenset(head for head in heads if isinstance(head, Where))
-        self.only_deep = all(isinstance(head, Deep) for head in heads)
         self._states = states
         self._levels = levels
         self._targets: dict[str | None, _Target] = {}
@@ -272,84 +115,6 @@ class _Level:
         if actions:
             return _Target(max(actions), None)
         return _Target(None, self._levels.of(frozenset(inside)) if inside else None)
-
-    @cached_property
-    def members(self) -> re.Pattern[bytes] | None:
-        """A run of members that no rule touches."""
-        deeper = self._deeper()
-        if deeper is None or self.filters:
-            return None
-        return _run(_member(_not_in(self.names), _value(deeper)))
-
-    @cached_property
-    def elements(self) -> re.Pattern[bytes] | None:
-        """The same of elements."""
-        deeper = self._deeper()
-        asked = {filter_.name for filter_ in self.filters}
-        if deeper is None or asked & deeper:
-            return None
-        if not asked:
-            return _run(_value(deeper))
-        answer = b"(?!" + _one_of(filter_.literal for filter_ in self.filters) + _END + b")" + _PLAIN_SCALAR + _END
-        member = b"(?>" + _member(_in(asked), answer) + b"|" + _member(_not_in(asked | deeper), _value(deeper)) + b")"
-        listed = SPACE + member + SPACE + b"(?:," + SPACE + member + SPACE + b"){0,100}"
-        return _run(b"(?>" + _SCALAR + rb"|\[" + _content(deeper) + rb"\]|\{(?:" + listed + b"|" + SPACE + rb")\})")
-
-    def _deeper(self) -> frozenset[str] | None:
-        """The names that are sought at any depth inside a child that no rule names; None: more is sought there than names."""
-        action, inside = self.target(None, frozenset())
-        if inside is None and action is None:
-            return frozenset()
-        return inside.names if inside and inside.only_deep else None
-
-
-# Most of a record is touched by no rule. Whole runs of members or elements, each with its comma, are passed over by one
-# regular expression, at a sixth to a quarter of the cost. It matches only what is certain: keys in plain ASCII, containers
-# of a few levels. What it leaves is looked at one by one. Alternatives are atomic, so that it takes linear time, and what
-# can fail half-way repeats without being possessive (why: producer/json_spans.py).
-
-_LEVELS = 4  # as many as `via` has
-
-_PLAIN = rb"[ !#-\[\]-~]*+"
-_SCALAR = STRING + rb'|[^ \t\n\r,:\[\]{}"]++'
-_PLAIN_SCALAR = rb'(?>-?[1-9][0-9]*+|0|true|false|null|"' + _PLAIN + rb'")'
-_END = rb"(?=[ \t\n\r,}])"
-
-
-def _run(child: bytes) -> re.Pattern[bytes]:
-    return re.compile(b"(?>(?>" + SPACE + child + SPACE + b",){0,1000})", re.DOTALL)
-
-
-def _member(key_: bytes, value: bytes) -> bytes:
-    return b'"' + key_ + b'"' + SPACE + b":" + SPACE + value
-
-
-def _value(deeper: frozenset[str], levels: int = _LEVELS) -> bytes:
-    """A value without keys of those names in it."""
-    content = _content(deeper, levels - 1)
-    return b"(?>" + _SCALAR + rb"|\[" + content + rb"\]|\{" + content + rb"\})"
-
-
-def _content(deeper: frozenset[str], levels: int = _LEVELS - 1) -> bytes:
-    string = STRING
-    if deeper:
-        string = b'"' + _not_in(deeper) + b'"|' + STRING + b"(?!" + SPACE + b":)"
-    if levels:
-        inner = _content(deeper, levels - 1)
-        string += rb"|\[" + inner + rb"\]|\{" + inner + rb"\}"
-    return OTHER + b"(?:(?>" + string + b")" + OTHER + b"){0,1000}"
-
-
-def _in(names: Iterable[str]) -> bytes:
-    return _one_of(name.encode() for name in names)
-
-
-def _not_in(names: Collection[str]) -> bytes:
-    return (b"(?!" + _in(names) + b'")' if names else b"") + _PLAIN
-
-
-def _one_of(texts: Iterable[bytes]) -> bytes:
-    return b"(?:" + b"|".join(map(re.escape, texts)) + b")"
 
 
 # --- rules -----------------------------------------------------------------------------------------------------------
@@ -400,9 +165,6 @@ class RecordRules:
         around = array("L")  # level and closing bracket of each container around this one
         kept = False  # whether this container has a child before `at` that stays
         while True:
-            untouched = level.members if closing == _BRACE else level.elements
-            if untouched and (run := untouched.match(text, at)) and run.end() > at:
-                at, kept = run.end(), True
             start, begin, target = _child(text, at, level, closing)
             child = first_child(text, begin) if target.inside else None
             if target.inside and child is not None:

@@ -35,8 +35,9 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from producer.fields import Path as FieldPath
-from producer.fields import RecordRules, Rules, parse_path
+from producer.fields import RecordRules, Rules
+from producer.json_paths import Path as FieldPath
+from producer.json_paths import parse_path
 from producer.streams import BESIDE, INSIDE, REFUSED, Stream
 
 _SUBDOMAIN = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
