@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import signal
 import subprocess
@@ -15,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from producer.sandbox.broker import Cluster
-from producer.sandbox.zendesk import Account, Clock, Fault, Limits, Rules, Scenario, Simulator
+from producer.sandbox.zendesk import HOSTILE, Account, Clock, Fault, Limits, Rules, Scenario, Simulator
 from tests.conftest import joined, until
 from tests.reader import Reader, faults
+from tests.test_service import configure
 
 PAGE = 100
 
@@ -160,6 +162,58 @@ def crowds(account: Account, now: float, dice: random.Random) -> None:
         for _ in range(dice.choice((1, 2, 3, 50, 70)) if second % 40 == 0 else dice.randrange(3)):
             account.put(second, description="x" * 500)
         second += 1
+
+
+async def test_sigkill_at_random_moments_over_deletions_dead_letters_sideloads_and_two_streams_loses_and_repeats_nothing(
+    kafka: Cluster, names: dict[str, str], account: Account, clock: Clock, reader: Reader, tmp_path: Path
+) -> None:
+    dice, log = random.Random(9), tmp_path / "log"
+    users(account, clock.now(), dice)
+    crowds(account, clock.now(), dice)
+    async with Simulator(account, clock=clock, limits=Limits.unlimited()) as zendesk:
+        overrides = [
+            *joined(kafka, zendesk, names),
+            "zendesk.streams=tickets,users",
+            "zendesk.include=users,groups",
+            "zendesk.page_size=20",
+            "zendesk.requests_per_minute=3600",
+        ]
+        for life in range(12):
+            with running(overrides, log) as process:
+                await more_requests(zendesk, 2)
+                await asyncio.sleep(dice.uniform(0, 0.3))
+                process.send_signal(signal.SIGKILL)
+            if life == 0:
+                await asyncio.to_thread(
+                    configure, kafka.bootstrap_servers, names["tickets"], "max.message.bytes", "1100000"
+                )
+            poison(account, clock.now(), dice, life)
+            account.users.update(dice.randrange(1, 60), clock.now(), name=f"Name {life}")
+            life_goes_on(zendesk, dice, clock)
+        for _ in range(2):
+            clock.advance(300)
+            await complete(overrides, log)
+    messages, letters = reader.messages(), reader.letters()
+    assert faults(messages, account.versions(), letters) == []
+    assert {letter.headers["zendesk-dead-letter-reason"] for letter in letters} == {"unparsable", "too_large"}
+    assert any(message.value is None for message in messages)
+    assert faults(reader.read(names["users"]), account.users.versions()) == []
+    beside = {int(message.key or 0) for message in reader.read(names["sideloads.users"])}
+    assert {json.loads(message.value)["requester_id"] for message in messages if message.value} <= beside
+
+
+def users(account: Account, now: float, dice: random.Random) -> None:
+    """Some that are listed, so that there is a stream of them."""
+    for number in range(60):
+        account.users.put(int(now) - 400 + dice.randrange(300), id=number + 1)
+
+
+def poison(account: Account, now: float, dice: random.Random, life: int) -> None:
+    """A ticket that no consumer could read, and now and then one that is too large for its topic."""
+    hostile = account.put(int(now) - dice.randrange(62, 70))
+    account.rewrite(hostile, HOSTILE[dice.choice(("lone_surrogate", "deep_nesting", "invalid_utf8"))])
+    if life % 4 == 1:
+        account.rewrite(account.put(int(now) - 61), HOSTILE["huge_string_incompressible"])
 
 
 async def test_a_frozen_instance_that_wakes_up_beside_its_successor_publishes_nothing(

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from producer import services
-from producer.errors import Misconfigured
+from producer.errors import Misconfigured, Stopping
 from producer.events import Committed, Event, Waiting
 from producer.sandbox.broker import Cluster
 from producer.sandbox.zendesk import Account, Clock, Limits, Rules, Simulator
 from producer.settings import Settings, load_settings
 from producer.stop import Stop
 from producer.streams import STREAMS, Stream
+from producer.zendesk import turns
 from producer.zendesk.budget import Budget
 from tests.conftest import joined, until
 from tests.reader import Reader, faults
@@ -140,15 +141,15 @@ async def test_a_stream_that_only_a_person_can_mend_ends_alone_and_is_named(
 async def test_while_several_streams_wait_tickets_get_every_other_turn_and_none_starves() -> None:
     stop = Stop()
     budget = Budget(60_000, stop, lambda _: None)
-    turns: list[str] = []
+    taken: list[str] = []
 
     async def ask(stream: str) -> None:
-        while len(turns) < 60:
+        while len(taken) < 60:
             await budget.turn(stream)
-            turns.append(stream)
+            taken.append(stream)
 
     await asyncio.gather(*(ask(stream) for stream in STREAMS))
-    counted = Counter(turns[4:])
+    counted = Counter(taken[4:])
     assert 26 <= counted["tickets"] <= 32
     assert min(counted[stream] for stream in STREAMS if stream != "tickets") >= 8
 
@@ -161,6 +162,21 @@ async def test_whoever_gives_up_waiting_takes_nobodys_turn() -> None:
     waiting[1].cancel()
     await asyncio.wait_for(asyncio.gather(waiting[0], waiting[2]), 5)
     await asyncio.wait_for(budget.turn("users"), 5)
+
+
+async def test_a_stream_that_waits_for_another_ones_turn_says_so_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns, "PATIENCE", 0.01)
+    told: list[Event] = []
+    stop = Stop()
+    budget = Budget(60_000, stop, lambda _: None)
+    budget.hear({"Retry-After": "3600"})
+    waiting = [asyncio.create_task(budget.turn("tickets")), asyncio.create_task(budget.turn("users", told.append))]
+    await until(lambda: told.count(Waiting("another stream's turn", 0.01)) > 3)
+    stop.set()
+    outcomes = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 5)
+    assert all(isinstance(outcome, Stopping) for outcome in outcomes), outcomes
 
 
 async def test_all_streams_together_keep_within_the_accounts_limit(

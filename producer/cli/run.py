@@ -42,14 +42,14 @@ async def _main(settings: Settings, *, once: bool, give_up_after: float | None) 
     import socket
     from contextlib import AsyncExitStack
 
-    from producer import service
     from producer.observers.board import Board
     from producer.observers.http import serve
     from producer.observers.log import configure
+    from producer.services import run_all
     from producer.stop import Stop, on_signals
 
     stop, board = Stop(), Board()
-    tell = board.watch(settings, "tickets")
+    watched: dict[str, Observer] = {stream: board.watch(settings, stream) for stream in settings.zendesk.streams}
     # What is imported stays for ever, as do the series of each service: the collector, which every page sets going, need
     # not walk through it each time (measured: a twelfth of the CPU per ticket, docs/performance.md).
     gc.collect()
@@ -61,9 +61,16 @@ async def _main(settings: Settings, *, once: bool, give_up_after: float | None) 
         if settings.http.enabled:
             await around.enter_async_context(serve(settings.http, board))
         await until_stopped(
-            lambda: service.run(settings, stop, tell, instance=instance, once=once, give_up_after=give_up_after),
+            lambda: run_all(
+                [settings],
+                stop,
+                lambda _, stream: watched[stream.name],
+                instance=instance,
+                once=once,
+                give_up_after=give_up_after,
+            ),
             stop,
-            tell,
+            next(iter(watched.values())),
         )
 
 

@@ -69,10 +69,11 @@ class Budget:
         Raises:
             Stopping: asked to stop meanwhile.
         """
-        async with self._turns.take(stream):
+        tell = tell or self._tell
+        async with self._turns.take(stream, lambda wait: tell(Waiting("another stream's turn", wait))):
             head_start = min(HEAD_START, self._interval / 10)
             while (wait := max(self._turn + self._interval, self._next - head_start) - _now()) > 0:
-                (tell or self._tell)(Waiting("budget", wait))
+                tell(Waiting("budget", wait))
                 await self._stop.sleep_or_raise(wait)
             self._turn = _now()
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+
+PATIENCE = 60.0
+"""Seconds after which a stream that still waits says so: whoever is silent for long counts as stuck."""
 
 
 class Turns:
@@ -20,13 +23,15 @@ class Turns:
         self._waiting: list[tuple[str, asyncio.Future[None]]] = []
 
     @asynccontextmanager
-    async def take(self, stream: str) -> AsyncIterator[None]:
-        """Wait for one's turn, and hold it while inside."""
+    async def take(self, stream: str, waiting: Callable[[float], None]) -> AsyncIterator[None]:
+        """Wait for one's turn, and hold it while inside. `waiting` is told for how many seconds at least, again and again."""
         if self._taken:
             turn = stream, asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
             try:
-                await turn[1]
+                while not turn[1].done():
+                    waiting(PATIENCE)
+                    await asyncio.wait({turn[1]}, timeout=PATIENCE)
             except asyncio.CancelledError:
                 if turn in self._waiting:
                     self._waiting.remove(turn)
