@@ -17,6 +17,7 @@ ProducerError                 says what happened (message) and what to do (hint)
 ├── Stopping                  asked to stop in the middle of a wait
 └── Final                     ends the process; carries its exit code
     ├── Refused               77: credentials or rights
+    │   └── SignInRefused     Zendesk's: after a first success it is tried again for a while, a secret may be being rotated
     └── Misconfigured         78: settings, topics or checkpoints that cannot be right
 ```
 
@@ -110,6 +111,10 @@ class Refused(Final):
     """Credentials or rights were refused."""
 
     exit_code = EXIT_REFUSED
+
+
+class SignInRefused(Refused):
+    """Zendesk does not accept who asks, or does not allow it: a person must look, but a rotation may be under way."""
 
 
 class Misconfigured(Final):

@@ -7,8 +7,8 @@ import time
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_delay
 
-from producer.errors import Blocked, Fenced, ProducerError, Retriable, Unavailable
-from producer.events import Observer, Retrying, StandingBy
+from producer.errors import Blocked, Fenced, ProducerError, Retriable, SignInRefused, Unavailable
+from producer.events import Committed, Event, Fetched, Observer, Retrying, StandingBy
 from producer.stop import Stop
 
 FIRST_WAIT = 1.0
@@ -58,12 +58,15 @@ def retrying(stop: Stop, tell: Observer) -> AsyncRetrying:
 
 
 class Setbacks:
-    """What follows a failed session: how long to wait, what to tell, and when to give up.
+    """What follows a failed session: how long to wait, what to tell, and when to give up. The service tells through it.
 
     Waits grow with each setback of a kind and start anew once a session has committed a page. Standing by is for the
     instance that was fenced: longer each time a session is taken away before it committed a page, so that two instances
     that both believe to be the one take turns ever more rarely (design, D10).
     """
+
+    REFUSED = (15.0, 300.0)
+    """The same for an account whose sign-in is refused."""
 
     REOPEN = (0.5, 60.0)
     """Seconds before a failed session is opened again: first and longest wait."""
@@ -73,24 +76,41 @@ class Setbacks:
 
     LONGEST_STANDBY = 900.0
 
-    def __init__(self, standby_seconds: float, give_up_after: float | None, tell: Observer) -> None:
+    def __init__(
+        self, standby_seconds: float, refused_grace: float, give_up_after: float | None, tell: Observer
+    ) -> None:
         self._standby = (standby_seconds, self.LONGEST_STANDBY)
+        self._refused_grace = refused_grace
         self._give_up_after = give_up_after
         self._tell = tell
         self._attempts: dict[str, int] = {}
         self._progress = time.monotonic()
+        self._answered: float | None = None
 
-    def after(self, failure: ProducerError, *, committed: bool) -> float:
-        """Seconds to wait after a session failed that had `committed` a page, or not.
+    def __call__(self, event: Event) -> None:
+        """Pass on what the service tells, and remember its successes."""
+        match event:
+            case Fetched():
+                self._answered = time.monotonic()
+                self._attempts.pop("sign-in", None)
+            case Committed() if event.records:
+                self._attempts.clear()
+                self._progress = time.monotonic()
+        self._tell(event)
+
+    def after(self, failure: ProducerError) -> float:
+        """Seconds to wait after a session failed.
 
         Raises:
+            SignInRefused: the API has given no page yet, or none for `refused_grace` seconds.
             Unavailable: no page was committed for `give_up_after` seconds, or would be after the wait.
         """
         failure.with_traceback(None)  # observers keep the error, and its frames hold the page
-        if committed:
-            self._attempts.clear()
-            self._progress = time.monotonic()
         match failure:
+            case SignInRefused():
+                kind, wait = "sign-in", wait_for(failure, self._attempt("sign-in"), *self.REFUSED)
+                if self._answered is None or time.monotonic() + wait - self._answered > self._refused_grace:
+                    raise failure
             case Fenced(holder=""):
                 kind, wait = "account", 0.0  # a person moved the checkpoint: nobody to stand by for
             case Fenced():

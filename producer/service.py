@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import AsyncExitStack
 
-from producer.errors import Blocked, Fenced, Retriable, SessionOver, Stopping
+from producer.errors import Blocked, Fenced, Retriable, SessionOver, SignInRefused, Stopping
 from producer.events import CaughtUp, Committed, Fetched, Observer, Started, Stopped
 from producer.kafka.limits import Limits
 from producer.kafka.session import Session, open_session
@@ -40,7 +40,7 @@ async def run(
     """
     tell(Started(settings.zendesk.subdomain, instance, _summary(settings, stream)))
     limits = Limits()
-    setbacks = Setbacks(settings.kafka.standby_seconds, give_up_after, tell)
+    setbacks = Setbacks(settings.kafka.standby_seconds, settings.zendesk.refused_grace, give_up_after, tell)
     held: Checkpoint | None = None
     take_over = False
     error: BaseException | None = None
@@ -57,12 +57,12 @@ async def run(
                         source.export(session.check) as export,
                     ):
                         sorter = Sorter(settings, stream, limits)
-                        await pump(export, session, sorter, settings.zendesk.poll_interval, stop, tell, once=once)
+                        await pump(export, session, sorter, settings.zendesk.poll_interval, stop, setbacks, once=once)
                         return
                 except Stopping:
                     return
-                except (SessionOver, Retriable, Blocked) as failure:
-                    wait = setbacks.after(failure, committed=session is not None and session.committed_pages > 0)
+                except (SessionOver, Retriable, Blocked, SignInRefused) as failure:
+                    wait = setbacks.after(failure)
                     # Whoever fenced us has had its time when the wait is over: then we fence, until it succeeds.
                     take_over = isinstance(failure, Fenced) or (take_over and session is None)
                 finally:

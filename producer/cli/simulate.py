@@ -40,6 +40,10 @@ def simulate(
     token: Annotated[
         str | None, typer.Option(help="API token and bearer token to insist on.", show_default="any login")
     ] = None,
+    client_secret: Annotated[
+        str | None,
+        typer.Option(help="Secret of the OAuth client zendesk_producer, to insist on it.", show_default="any login"),
+    ] = None,
     ready_file: Annotated[Path | None, typer.Option(help="Gets the base URL once it listens.")] = None,
 ) -> None:
     """Run a pretend Zendesk: one account, its incremental exports, its limits and faults, and the truth about it."""
@@ -53,6 +57,7 @@ def simulate(
         Clock,
         Credentials,
         Limits,
+        OAuth,
         Scenario,
         ScenarioError,
         Simulator,
@@ -84,12 +89,24 @@ def simulate(
         limits = Limits(exports_per_minute=requests_per_minute, era=int(era))  # type: ignore[arg-type]  # one of Era
     credentials = None if token is None else Credentials(email=email, api_token=token, access_token=token)
 
+    oauth = None if client_secret is None else OAuth("zendesk_producer", client_secret)
+    login = f"  PRODUCER_ZENDESK__EMAIL={email}\n  PRODUCER_ZENDESK__API_TOKEN={'any' if token is None else '<the --token>'}\n"
+    if oauth is not None:
+        login = f"  PRODUCER_ZENDESK__CLIENT_ID={oauth.client_id}\n  PRODUCER_ZENDESK__CLIENT_SECRET=<the --client-secret>\n"
+
     async def serve() -> None:
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         server = Simulator(
-            account, clock=clock, credentials=credentials, limits=limits, scenario=script, host=host, port=port
+            account,
+            clock=clock,
+            credentials=credentials,
+            oauth=oauth,
+            limits=limits,
+            scenario=script,
+            host=host,
+            port=port,
         )
         async with server:
             real_budget = max(1, int(requests_per_minute * speed)) if requests_per_minute else 60_000
@@ -98,8 +115,7 @@ def simulate(
                 f"\n"
                 f"  PRODUCER_ZENDESK__SUBDOMAIN={subdomain}\n"
                 f"  PRODUCER_ZENDESK__BASE_URL={server.base_url}\n"
-                f"  PRODUCER_ZENDESK__EMAIL={email}\n"
-                f"  PRODUCER_ZENDESK__API_TOKEN={'any' if token is None else '<the --token>'}\n"
+                f"{login}"
                 f"  PRODUCER_ZENDESK__START_TIME={max(0, int(began - span))}\n"
                 f"  PRODUCER_ZENDESK__REQUESTS_PER_MINUTE={real_budget}\n"
                 f"\n"

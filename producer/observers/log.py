@@ -10,7 +10,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, TextIO
 
 import orjson
@@ -40,6 +39,7 @@ from producer.events import (
 from producer.model import Checkpoint
 from producer.observers.status import Status
 from producer.settings import Settings
+from producer.settings.model import any_of
 
 HEARTBEAT = 300.0
 """Seconds of quiet polls after which one of them is told at INFO."""
@@ -89,11 +89,17 @@ def configure(*accounts: Settings, output: TextIO | None = None) -> None:
 
 
 def _redactor(accounts: Sequence[Settings]) -> Callable[[str], str]:
-    """Replaces the secrets of all accounts by `***`, the longest first: one may begin another, of whichever account."""
-    secrets = sorted({secret for settings in accounts for secret in settings.secrets()}, key=len, reverse=True)
-    if not secrets:
-        return str
-    return partial(re.compile("|".join(map(re.escape, secrets))).sub, "***")
+    """Replaces the secrets of all accounts by `***`, also those that they learn while running: one may begin another's."""
+    known, pattern = -1, any_of(())
+
+    def redact(text: str) -> str:
+        nonlocal known, pattern
+        learnings = sum(settings.learnings for settings in accounts)
+        if learnings != known:
+            known, pattern = learnings, any_of(secret for settings in accounts for secret in settings.secrets())
+        return text if pattern is None else pattern.sub("***", text)
+
+    return redact
 
 
 def _for_people(output: TextIO) -> list[Processor]:
@@ -196,7 +202,8 @@ class Log:
             case CaughtUp():
                 self._caught_up(event)
             case Retrying():
-                self._log.warning(
+                # A sign-in that was refused ends the service before long, if nobody looks.
+                (self._log.error if event.what == "sign-in" else self._log.warning)(
                     f"{event.what} failed, will try again",
                     **_error(event.error),
                     attempt=event.attempt,

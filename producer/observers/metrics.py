@@ -39,6 +39,7 @@ _HTTP_STATUSES = (200, 400, 401, 403, 404, 409, 422, 429, 500, 502, 503, 504)
 _REQUEST_REASONS = ("Unavailable", "Throttled", "TooLarge", "TooSlow")
 _FAILURES = (
     *(("session", reason) for reason in ("SessionOver", "Unavailable", "Throttled")),
+    ("sign-in", "SignInRefused"),
     *(("account", reason) for reason in ("BadAnswer", "TooLarge", "TooSlow", "Pinned", "Unpublishable", "Fenced")),
 )
 

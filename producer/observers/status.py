@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from producer import __version__
 from producer.dates import utc
-from producer.errors import Blocked, ProducerError
+from producer.errors import Blocked, ProducerError, SignInRefused
 from producer.events import (
     Answered,
     CaughtUp,
@@ -28,7 +28,7 @@ from producer.model import Checkpoint
 from producer.observers.progress import Estimate, Progress
 from producer.settings import Settings
 
-State = Literal["starting", "backfilling", "caught_up", "retrying", "blocked", "standing_by", "stopped"]
+State = Literal["starting", "backfilling", "caught_up", "retrying", "blocked", "refused", "standing_by", "stopped"]
 STATES: tuple[State, ...] = get_args(State)
 
 GRACE = 240.0
@@ -180,7 +180,13 @@ class Status:
         if self._standing_by is not None:
             return "standing_by"
         if self._failure is not None:
-            return "blocked" if isinstance(self._failure.error, Blocked) else "retrying"
+            match self._failure.error:
+                case SignInRefused():
+                    return "refused"
+                case Blocked():
+                    return "blocked"
+                case _:
+                    return "retrying"
         if not self._opened:
             return "starting"
         return "backfilling" if self._caught_up_until is None else "caught_up"
@@ -209,7 +215,7 @@ class Status:
 
     def backfill(self) -> Estimate | None:
         """How far the backfill is; None when there is none: before its first page, caught up, or another instance's."""
-        if self.state not in ("backfilling", "retrying", "blocked"):
+        if self.state not in ("backfilling", "retrying", "blocked", "refused"):
             return None
         return self._progress.estimate(self._monotonic(), self._server_now())
 
@@ -236,7 +242,9 @@ class Status:
             reasons.append(f"standing by: instance {self._standing_by.holder or 'unknown'} holds the account")
         if not self._opened:
             reasons.append("no Kafka session was opened yet, so the checkpoint is not recovered")
-        if self._failing_since is not None and (not self._opened or now - self._failing_since > self._patience):
+        if self.state == "refused":
+            reasons.append(f"Zendesk refuses the sign-in: {self._last_error_text()}")
+        elif self._failing_since is not None and (not self._opened or now - self._failing_since > self._patience):
             reasons.append(f"failing for {now - self._failing_since:.0f} s: {self._last_error_text()}")
         if self._opened and now - self._poll_due > self._patience:
             reasons.append(f"no successful poll for {now - self._poll_due:.0f} s longer than announced")

@@ -10,7 +10,7 @@ from producer.settings.model import (
     TopicsSettings,
     ZendeskSettings,
 )
-from producer.settings.sources import load_settings
+from producer.settings.sources import load_settings, read_again
 
 __all__ = [
     "NAMES",
@@ -22,4 +22,5 @@ __all__ = [
     "TopicsSettings",
     "ZendeskSettings",
     "load_settings",
+    "read_again",
 ]

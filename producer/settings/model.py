@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import json
 import math
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote, urlsplit
@@ -276,6 +276,20 @@ def without_prefix(message: str) -> str:
     return message.removeprefix("Value error, ")
 
 
+_SIGN_IN = {"client_secret": "client_id", "access_token": None, "api_token": "email", "password": "email"}
+"""The ways to sign in by their secrets, and what says whose secret it is."""
+
+
+def _beside(way: str, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What a way to sign in needs beside its secret, and what belongs to another one."""
+    needs = _SIGN_IN[way]
+    if needs is not None and needs not in given:
+        yield needs, f"required with zendesk.{way}"
+    for name in {"client_id", "email"} & given.keys() - {needs}:
+        others = " or ".join(f"zendesk.{other}" for other, needed in _SIGN_IN.items() if needed == name)
+        yield name, f"belongs to {others}, not to zendesk.{way}; remove it"
+
+
 class ZendeskSettings(_Group):
     """The account that we read, and how we sign in."""
 
@@ -284,6 +298,25 @@ class ZendeskSettings(_Group):
         default="https://{subdomain}.zendesk.com",
         validate_default=True,
         description="Where its API is; plain http for loopback addresses and container names only.",
+    )
+    client_id: str | None = Field(
+        default=None, min_length=1, description="The OAuth client's unique identifier: the recommended way."
+    )
+    client_secret: _Secret | None = Field(default=None, description="The secret of zendesk.client_id.")
+    scope: str | None = Field(
+        default=None,
+        pattern=r"^[a-z_]+(:[a-z]+)?( [a-z_]+(:[a-z]+)?)*$",
+        description="What the OAuth token is to allow, instead of the least that is needed.",
+    )
+    token_lifetime: int = Field(
+        default=7200, gt=300, lt=172_800, description="Seconds that an OAuth token is asked for; it is renewed in time."
+    )
+    refused_grace: float = Field(
+        default=3600,
+        ge=0,
+        le=86_400 * 7,
+        allow_inf_nan=False,
+        description="Seconds that a refused sign-in is tried again where it has worked before; then exit code 77.",
     )
     access_token: _Secret | None = Field(default=None, description="A bearer token.")
     email: Annotated[str, AfterValidator(_email)] | None = Field(default=None, description="Who signs in with Basic.")
@@ -353,21 +386,21 @@ class ZendeskSettings(_Group):
     @classmethod
     def contradictions(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """Exactly one way to sign in."""
-        ways = [name for name in ("access_token", "api_token", "password") if name in given]
+        ways = [name for name in _SIGN_IN if name in given]
         if not ways and "email" in given:
             yield "email", "needs zendesk.api_token (or zendesk.password) beside it"
+        elif not ways and "client_id" in given:
+            yield "client_secret", "required with zendesk.client_id"
         elif not ways:
-            yield "access_token", "no way to sign in; set it, or zendesk.email with zendesk.api_token"
+            yield "client_secret", "no way to sign in; set it with zendesk.client_id"
         elif len(ways) > 1:
             for name in ways:
                 yield (
                     name,
                     f"one way to sign in is expected, not {len(ways)}; keep one of zendesk.{', zendesk.'.join(ways)}",
                 )
-        elif ways == ["access_token"] and "email" in given:
-            yield "email", "belongs to zendesk.api_token or zendesk.password, not to zendesk.access_token; remove it"
-        elif ways != ["access_token"] and "email" not in given:
-            yield "email", f"required with zendesk.{ways[0]}"
+        else:
+            yield from _beside(ways[0], given)
 
     @property
     def proxy_password(self) -> str | None:
@@ -540,6 +573,10 @@ class LogSettings(_Group):
     )
 
 
+_LEARNED = 100
+"""Secrets that are remembered: tokens of more than a week."""
+
+
 class Settings(_Group):
     """All settings. Made by `load_settings`; a test may build one from its groups."""
 
@@ -551,6 +588,9 @@ class Settings(_Group):
     log: LogSettings = LogSettings()
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+    _learned: dict[str, None] = PrivateAttr(default_factory=dict)
+    _learnings: int = PrivateAttr(default=0)
+    _pattern: tuple[int, re.Pattern[str] | None] = PrivateAttr(default=(-1, None))
 
     @field_validator("topics")
     @classmethod
@@ -575,23 +615,49 @@ class Settings(_Group):
             if isinstance(value, SecretStr)
         ]
         zendesk = self.zendesk
-        for suffix, secret in (("/token", zendesk.api_token), ("", zendesk.password)):
-            if secret is not None:
-                login = f"{zendesk.email}{suffix}:{secret.get_secret_value()}"
-                found.append(base64.b64encode(login.encode()).decode())
+        found += [*logins(zendesk), *self._learned]
         if zendesk.proxy and zendesk.proxy_password:
             found += [zendesk.proxy_password, urlsplit(zendesk.proxy).password or ""]
         return tuple(secret for secret in dict.fromkeys(found) if secret)
 
     def redact(self, text: str) -> str:
         """The text with every secret in it replaced by `***`."""
-        return self._any_secret.sub("***", text) if self._any_secret else text
+        if self._pattern[0] != self._learnings:
+            self._pattern = self._learnings, any_of(self.secrets())
+        return self._pattern[1].sub("***", text) if self._pattern[1] else text
 
-    @cached_property
-    def _any_secret(self) -> re.Pattern[str] | None:
-        # The longest first: one secret may begin another.
-        longest_first = sorted(self.secrets(), key=len, reverse=True)
-        return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+    @property
+    def learnings(self) -> int:
+        """Another number when there are other secrets."""
+        return self._learnings
+
+    def learn(self, *secrets: str) -> None:
+        """Secrets that came while running: a token, a secret that was rotated. The last of them are remembered."""
+        for secret in secrets:
+            self._learned.pop(secret, None)
+            self._learned[secret] = None
+        while len(self._learned) > _LEARNED:
+            self._learned.pop(next(iter(self._learned)))
+        self._learnings += 1
+
+
+def logins(zendesk: ZendeskSettings) -> list[str]:
+    """The forms in which secrets travel that are not the secrets themselves."""
+    basic = [
+        base64.b64encode(f"{zendesk.email}{suffix}:{secret.get_secret_value()}".encode()).decode()
+        for suffix, secret in (("/token", zendesk.api_token), ("", zendesk.password))
+        if secret is not None
+    ]
+    # It is sent as JSON, and whoever echoes that in JSON escapes it once more.
+    client = "" if zendesk.client_secret is None else zendesk.client_secret.get_secret_value()
+    sent = json.dumps(client)[1:-1]
+    return [*basic, *({sent, json.dumps(sent)[1:-1]} - {client})]
+
+
+def any_of(secrets: Iterable[str]) -> re.Pattern[str] | None:
+    """What finds any of them; the longest first, since one may begin another."""
+    longest_first = sorted(set(secrets), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 
 
 def groups() -> dict[str, type[_Group]]:

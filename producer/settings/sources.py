@@ -19,14 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from producer.errors import Misconfigured
-from producer.settings.model import NAMES, Settings, groups, without_prefix
+from producer.settings.model import NAMES, Settings, ZendeskSettings, groups, logins, without_prefix
 
 DEFAULT_CONFIG = Path("config/producer.yaml")
 DEFAULT_SECRETS_DIR = Path("/run/secrets")
 PREFIX = "PRODUCER_"
+_FROM_FILE = "secret file "
 CONFIG_VARIABLE = "PRODUCER_CONFIG"
 SECRETS_DIR_VARIABLE = "PRODUCER_SECRETS_DIR"
 
@@ -159,7 +160,7 @@ def _read_secret_files(found: _Found) -> None:
         group, separator, field = file.name.lower().partition("__")
         if not separator or group not in groups():
             continue  # other programs have secrets, too
-        name, origin = f"{group}.{field}", f"secret file {file}"
+        name, origin = f"{group}.{field}", f"{_FROM_FILE}{file}"
         if name not in NAMES:
             found.take(name, "", origin)
             continue
@@ -243,3 +244,26 @@ def load_settings(config: Path | None = None, overrides: Sequence[str] = ()) -> 
         )
     settings._origins.update(found.origins)
     return settings
+
+
+def read_again(settings: Settings, zendesk: ZendeskSettings) -> ZendeskSettings:
+    """An account's settings with the secrets that its files hold now. What cannot be read stays what it was.
+
+    `settings` says where they came from, and learns the new ones.
+    """
+    changed: dict[str, SecretStr] = {}
+    for name, value in zendesk:
+        origin = settings.origin(f"zendesk.{name}")
+        if not isinstance(value, SecretStr) or not origin.startswith(_FROM_FILE):
+            continue
+        try:
+            text = Path(origin.removeprefix(_FROM_FILE)).read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError):
+            continue  # half-way through being replaced
+        if text and text.isprintable() and text != value.get_secret_value():
+            changed[name] = SecretStr(text)
+    if not changed:
+        return zendesk
+    renewed = zendesk.model_copy(update=changed)
+    settings.learn(*(secret.get_secret_value() for secret in changed.values()), *logins(renewed))
+    return renewed

@@ -12,7 +12,7 @@ from producer.errors import (
     BadRequest,
     Misconfigured,
     ProducerError,
-    Refused,
+    SignInRefused,
     Throttled,
     TooSlow,
     Unavailable,
@@ -56,15 +56,13 @@ def judge(status: int, headers: Mapping[str, str], body: str, redact: Callable[[
     if status in (408, 409, 425) or status >= 500:
         return Unavailable(shown, retry_after=retry_after(headers))
     if status == 401:
-        return Refused(
-            shown, hint="check zendesk.access_token, or zendesk.email with zendesk.api_token or zendesk.password"
+        return SignInRefused(
+            shown,
+            hint="check zendesk.client_id and zendesk.client_secret, or the other way to sign in that is set: is it right, "
+            "expired or revoked?",
         )
     if status == 403:
-        return Refused(
-            shown,
-            hint="incremental exports need an admin, and a token with the scope tickets:read (or read); "
-            "a plan or an IP restriction can refuse too",
-        )
+        return SignInRefused(shown, hint=_why_forbidden(body))
     if status == 404:
         return Misconfigured(shown, hint="check zendesk.subdomain (and zendesk.base_url where it is set)")
     if status < 400:
@@ -72,6 +70,49 @@ def judge(status: int, headers: Mapping[str, str], body: str, redact: Callable[[
             shown, hint="redirects are not followed with credentials: check zendesk.subdomain and zendesk.base_url"
         )
     return BadRequest(shown) if status in (400, 410, 422) else BadAnswer(shown)
+
+
+def judge_token(status: int, headers: Mapping[str, str], body: str, redact: Callable[[str], str]) -> ProducerError:
+    """As `judge`, of the answer of status 300 or more to a request for a token."""
+    error = judge(status, headers, body, redact)
+    if status in (400, 401, 403, 422):
+        return SignInRefused(
+            f"Zendesk gives no token: {error}",
+            hint="check zendesk.client_id (the client's unique identifier) and zendesk.client_secret; the client's kind must be "
+            "confidential",
+        )
+    # What is too slow here does not get faster by asking for fewer tickets.
+    return Unavailable(str(error)) if isinstance(error, TooSlow) else error
+
+
+def _why_forbidden(body: str) -> str:
+    """What an answer with 403 is for, by what it says of it."""
+    for pattern, why in _FORBIDDEN:
+        if re.search(pattern, body, re.IGNORECASE):
+            return why
+    return (
+        "incremental exports need an admin, and a token with the scope tickets:read (or read); a plan or an IP restriction can "
+        "refuse too"
+    )
+
+
+_FORBIDDEN = (
+    (
+        "scope",
+        "the token lacks a scope: an OAuth client may be asked for scopes that it does not have, and is given a token all the "
+        "same; see zendesk.scope. Sideloads and other streams need more than tickets:read",
+    ),
+    (
+        r"\bIP\b|ip.?restrict|ip.?address",
+        "the account restricts IP addresses: add this host's in the Admin Center, Account > Security > Advanced",
+    ),
+    (r"\bplan\b|upgrade|subscription|feature", "the account's plan does not include this export"),
+    (
+        "do not have access|not authorized|admin",
+        "incremental exports need an admin: the user who signs in, or whom the OAuth client acts as, is none, or the plan lacks "
+        "them",
+    ),
+)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from copy import copy
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -18,12 +18,13 @@ from producer.errors import BadAnswer, Misconfigured, ProducerError, Refused, To
 from producer.events import Answered, Observer
 from producer.settings import Settings
 from producer.zendesk import answers
-from producer.zendesk.auth import authorization
+from producer.zendesk.auth import Login
 from producer.zendesk.budget import Budget
 from producer.zendesk.clock import ServerClock
 
 # Seconds. An extended page of many thousand tickets may take the API a minute before its first byte.
 TIMEOUT = aiohttp.ClientTimeout(total=180, connect=15, sock_connect=15, sock_read=90)
+TOKEN_TIMEOUT = aiohttp.ClientTimeout(total=30, connect=15, sock_connect=15)
 _CHUNK = 64 * 1024
 _ERROR_BODY = 4096
 
@@ -57,7 +58,7 @@ class Client:
         self._session = session
         self._tell = tell
         self._budget = budget
-        self._proxy = settings.zendesk.proxy
+        self._login = Login(settings, self._ask_for_token)
 
     def telling(self, tell: Observer) -> Client:
         """The same client, which tells of its answers to somebody else."""
@@ -72,21 +73,28 @@ class Client:
             Retriable, Blocked, Refused, Misconfigured: as `answers.judge` says; Unavailable without a whole answer;
                 TooLarge as soon as the decompressed body is over `zendesk.max_response_bytes`.
         """
+        authorization = await self._login.header()
         attempt = _Attempt(time.monotonic())
-        try:
+        with self._failures(attempt):
             async with self._session.get(
                 f"{self._zendesk.base_url}/api/v2/{path}",
                 params=params,
                 headers={
                     "Accept": "application/json",
                     "Accept-Encoding": "gzip",
-                    "Authorization": authorization(self._zendesk),
+                    "Authorization": authorization,
                 },
                 allow_redirects=False,
-                proxy=self._proxy,
+                proxy=self._zendesk.proxy,
                 trace_request_ctx=attempt,
             ) as response:
-                return await self._take(response, attempt)
+                return await self._take(response, attempt, authorization)
+
+    @contextmanager
+    def _failures(self, attempt: _Attempt) -> Iterator[None]:
+        """Let every failure of aiohttp leave as one of ours."""
+        try:
+            yield
         except ProducerError:
             raise
         except aiohttp.ClientConnectorCertificateError as error:
@@ -108,7 +116,29 @@ class Client:
                 f"{self._zendesk.base_url} after {time.monotonic() - attempt.began:.1f} s: {self._redact(what)}"
             ) from None
 
-    async def _take(self, response: aiohttp.ClientResponse, attempt: _Attempt) -> Answer:
+    async def _ask_for_token(self, grant: Mapping[str, str | int]) -> bytes:
+        """The body of the answer to a request for a token, which counts in no budget of exports."""
+        attempt = _Attempt(time.monotonic())
+        with self._failures(attempt):
+            async with self._session.post(
+                f"{self._zendesk.base_url}/oauth/tokens",
+                json=grant,
+                headers={"Accept": "application/json"},
+                allow_redirects=False,
+                proxy=self._zendesk.proxy,
+                timeout=TOKEN_TIMEOUT,
+            ) as response:
+                body = bytearray()
+                async for chunk in response.content.iter_chunked(_CHUNK):
+                    body += chunk
+                    if len(body) > _CHUNK:
+                        raise BadAnswer("the answer to a request for a token does not end")
+                if 200 <= response.status < 300:
+                    return bytes(body)
+                text = bytes(body[:_ERROR_BODY]).decode("utf-8", "replace")
+                raise answers.judge_token(response.status, response.headers, text, self._redact)
+
+    async def _take(self, response: aiohttp.ClientResponse, attempt: _Attempt, authorization: str) -> Answer:
         headers = response.headers
         self._budget.hear(headers)
         server_time = self.clock.hear(headers.get("Date"))
@@ -125,6 +155,8 @@ class Client:
             if not ok and len(body) > _ERROR_BODY:
                 break
         self._tell(Answered(response.status, time.monotonic() - attempt.began, len(body), _limits(headers)))
+        if response.status != 401:
+            self._login.accepted()
         if ok:
             kind = response.content_type
             if kind != "application/json":
@@ -140,7 +172,10 @@ class Client:
         text = bytes(body[:_ERROR_BODY]).decode("utf-8", "replace")
         if answers.too_recent(response.status, text):
             return Answer(None, server_time, headers)
-        raise answers.judge(response.status, headers, text, self._redact)
+        error = answers.judge(response.status, headers, text, self._redact)
+        if response.status == 401 and await self._login.refused(authorization):
+            raise Unavailable(f"{error}; signed in anew, and asking again")
+        raise error
 
 
 @asynccontextmanager
@@ -165,11 +200,13 @@ async def open_client(settings: Settings, tell: Observer, budget: Budget) -> Asy
 
 
 def _at_sending(budget: Budget) -> aiohttp.TraceConfig:
-    """Holds every request, its connection made, until `budget` lets it go: connecting may take long, or no time at all."""
+    """Holds every request to the API, its connection made, until `budget` lets it go: connecting may take long, or no time at all."""
 
     async def sending(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
-        await budget.sending()
-        context.trace_request_ctx.began = time.monotonic()
+        attempt = context.trace_request_ctx
+        if attempt is not None:  # else it is for a token
+            await budget.sending()
+            attempt.began = time.monotonic()
 
     trace = aiohttp.TraceConfig()
     # aiohttp calls it `sent`, but awaits it before it writes the first byte.

@@ -13,7 +13,7 @@ from typing import Literal
 from producer.errors import EXIT_UNAVAILABLE, Final, ProducerError
 from producer.events import Answered
 from producer.settings import ZendeskSettings
-from producer.zendesk.auth import API_TOKENS_END
+from producer.zendesk.auth import API_TOKENS_END, scope_of
 from producer.zendesk.budget import limit_of
 from producer.zendesk.doubts import hosts_of
 from producer.zendesk.page import Slice
@@ -152,9 +152,21 @@ def shared_limit(heard: Sequence[Heard]) -> Finding:
     )
 
 
+_SIGN_IN = {
+    "client_secret": "a token of an OAuth client",
+    "access_token": "an OAuth access token",
+    "api_token": "an API token",
+    "password": "a password",
+}
+
+
 def sign_in(zendesk: ZendeskSettings) -> Finding:
-    way = "an API token" if zendesk.api_token else "a password" if zendesk.password else "an OAuth access token"
-    ends = f"API tokens stop working on {API_TOKENS_END}; use an OAuth access token (zendesk.access_token)"
+    way = next(words for name, words in _SIGN_IN.items() if getattr(zendesk, name) is not None)
+    if zendesk.client_secret is not None:
+        way = f"{way} (scope {scope_of(zendesk)}, for {zendesk.token_lifetime} s)"
+    ends = (
+        f"API tokens stop working on {API_TOKENS_END}; use an OAuth client (zendesk.client_id, zendesk.client_secret)"
+    )
     return fact("sign-in", f"{way} may read the export", not zendesk.api_token or ends)
 
 

@@ -88,8 +88,8 @@ async def open_account(
         tell(
             Noticed(
                 "api_token",
-                f"Zendesk's API tokens stop working on {API_TOKENS_END}: sign in with an OAuth access token instead "
-                "(zendesk.access_token)",
+                f"Zendesk's API tokens stop working on {API_TOKENS_END}: sign in with an OAuth client instead "
+                "(zendesk.client_id and zendesk.client_secret)",
             )
         )
     budget = Budget(requests_per_minute or zendesk.requests_per_minute, stop, tell, zendesk.left_to_others)

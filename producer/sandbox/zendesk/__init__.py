@@ -15,6 +15,7 @@ from producer.sandbox.zendesk.hostile import HOSTILE
 from producer.sandbox.zendesk.limits import Limits
 from producer.sandbox.zendesk.rules import Rules
 from producer.sandbox.zendesk.server import Served, Simulator
+from producer.sandbox.zendesk.tokens import OAuth
 
 __all__ = [
     "HOSTILE",
@@ -25,6 +26,7 @@ __all__ = [
     "Credentials",
     "Fault",
     "Limits",
+    "OAuth",
     "Offered",
     "Rules",
     "Scenario",

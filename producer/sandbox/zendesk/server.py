@@ -30,6 +30,7 @@ from producer.sandbox.zendesk.limits import Bucket, Buckets, Limits
 from producer.sandbox.zendesk.page import MAX_PER_PAGE, Page
 from producer.sandbox.zendesk.rules import Rules
 from producer.sandbox.zendesk.spoil import Spoiler
+from producer.sandbox.zendesk.tokens import OAuth
 from producer.sandbox.zendesk.wire import deliver, pause
 
 _EXPORT_PATH: Final = "/api/v2/incremental/tickets"
@@ -64,7 +65,8 @@ class Served:
 class Simulator:
     """A faithful far end on loopback: `async with Simulator(account, clock=clock) as server`.
 
-    Without `credentials` any well-formed Basic or Bearer login is accepted. The answers' Date is the clock's now plus
+    Without `credentials` and `oauth` any well-formed Basic or Bearer login is accepted; `token_scenario` has the faults of
+    requests for a token. The answers' Date is the clock's now plus
     `date_skew` seconds, or missing without `send_date`. A page takes `page_seconds` of the clock before its first byte,
     while other requests are served. `port` 0 takes a free one.
     """
@@ -75,6 +77,8 @@ class Simulator:
         *,
         clock: Clock,
         credentials: Credentials | None = None,
+        oauth: OAuth | None = None,
+        token_scenario: Scenario | None = None,
         limits: Limits | None = None,
         scenario: Scenario | None = None,
         rules: Rules | None = None,
@@ -89,7 +93,10 @@ class Simulator:
         self.changes = Changes(account, clock)
         self.journal: list[Served] = []
         self.base_url = ""
-        self._credentials = credentials
+        self.oauth = oauth
+        self._credentials = Credentials() if credentials is None and oauth is not None else credentials
+        self._token_scenario = token_scenario or Scenario()
+        self._token_requests = 0
         self._scenario = scenario or Scenario()
         self._spoiler = Spoiler()
         self._rules = rules or Rules()
@@ -134,6 +141,8 @@ class Simulator:
         """One request to Zendesk: met by a fault, or answered and perhaps broken on the way."""
         request[_STARTED] = perf_counter()
         request[_REQUEST_ID] = str(uuid.uuid4())
+        if self.oauth is not None and (request.method, request.path) == ("POST", "/oauth/tokens"):
+            return await self._grant(request, self.oauth)
         number = len(self.journal) + 1
         per_page = _integer(request.query.get("per_page"))
         asked = MAX_PER_PAGE if per_page is None else min(per_page, MAX_PER_PAGE)
@@ -167,11 +176,37 @@ class Simulator:
             await pause(self.clock.real_seconds(self._page_seconds), self._stopping)
         return await deliver(request, answer, fault, self._stopping)
 
+    async def _grant(self, request: web.Request, oauth: OAuth) -> web.StreamResponse:
+        """One request for a token, met by a fault or answered."""
+        self._token_requests += 1
+        fault = self._token_scenario.meet(self._token_requests, 1, None, None)
+        if fault is not None and fault.name in answers.FAULTS:
+            answer = answers.FAULTS[fault.name](self._retry_after(fault))
+        else:
+            asked: Any = None
+            with suppress(orjson.JSONDecodeError):
+                asked = orjson.loads(await request.read())
+            answer = oauth.grant(asked if isinstance(asked, dict) else {}, self.clock.now())
+        return await deliver(request, answer, fault, self._stopping)
+
+    def _refused(self, request: web.Request) -> Answer | None:
+        """What Zendesk says to who may not read; None: the request may go on."""
+        authorization = request.headers.get("Authorization")
+        scheme = refusal(authorization, self._credentials)
+        if scheme == "bearer" and self.oauth is not None and authorization is not None:
+            endpoint = ENDPOINTS.get(request.path)
+            stream = "tickets" if endpoint is None else endpoint.stream
+            found = self.oauth.judge(authorization.partition(" ")[2], stream, self.clock.now())
+            if found == "good":
+                return None
+            if found == "lacks a scope":
+                return answers.FAULTS["missing_scope"](None)
+        return None if scheme is None else answers.not_authenticated(scheme)
+
     def _answer(self, request: web.Request) -> Page | Answer:
         """What Zendesk says: is it you, is there such a path, is it your turn; a page."""
-        scheme = refusal(request.headers.get("Authorization"), self._credentials)
-        if scheme is not None:
-            return answers.not_authenticated(scheme)
+        if (not_you := self._refused(request)) is not None:
+            return not_you
         if request.method != "GET" or request.path not in ENDPOINTS:
             return answers.invalid_endpoint()
         refused = self._buckets.take(ENDPOINTS[request.path].bucket)
