@@ -225,7 +225,7 @@ def test_all_problems_are_told_at_once_also_those_between_settings() -> None:
         "8 problems",
         'zendesk.subdomain (--set): only the account\'s name is expected, the part before .zendesk.com; try "acme"',
         "zendesk.page_size (--set): Input should be less than or equal to 1000",
-        "zendesk.access_token (not set): no way to sign in",
+        "zendesk.client_secret (not set): no way to sign in",
         "kafka.sasl_username (not set): required with kafka.security_protocol SASL_SSL",
         "kafka.bootstrap_servers (--set): host:port is expected, not 'localhost'; try \"localhost:9092\"",
         "log.level (--set): Input should be 'debug', 'info', 'warning' or 'error'",
@@ -297,7 +297,7 @@ def test_a_base_url_that_could_leak_the_credentials_is_refused(url: str) -> None
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ([], "zendesk.access_token (not set): no way to sign in; set it, or zendesk.email with zendesk.api_token"),
+        ([], "zendesk.client_secret (not set): no way to sign in; set it with zendesk.client_id, or set zendesk.access_token"),
         (["email=a@b"], "zendesk.email (--set): needs zendesk.api_token (or zendesk.password) beside it"),
         (["api_token=canary"], "zendesk.email (not set): required with zendesk.api_token"),
         (

@@ -72,6 +72,7 @@ class Session:
         self._stable_end = self._checkpoint_end = stable_end
         self._survey = survey
         self._limits = limits
+        self._looking = asyncio.Lock()
         self._committed_at = time.monotonic()
 
     @property
@@ -86,7 +87,8 @@ class Session:
             Fenced: the newest committed checkpoint names another instance or a higher generation.
             SessionOver: Kafka does not answer, or the checkpoint topic is not what it was.
         """
-        async with within(ASK, "read the checkpoint topic"):
+        # One look at a time: a look-ahead may ask while a page is being committed.
+        async with within(ASK, "read the checkpoint topic"), self._looking:
             end = await self._reader.stable_end(self._partition)
             if end < self._stable_end:
                 raise SessionOver("the checkpoint topic has become shorter: it was truncated or created anew")
@@ -94,11 +96,11 @@ class Session:
             newest = None
             if end not in (self._stable_end, self._checkpoint_end):
                 newest = await self._reader.newest_between(self._partition, self._key, self._stable_end, end)
-            self._stable_end = end
-        if newest is not None:
-            raise_if_fenced(self.checkpoint, newest)
-            if newest.instance != self.checkpoint.instance:
-                self._committed_at = -math.inf  # compaction keeps the last record of a key, which must be ours again
+            if newest is not None:
+                raise_if_fenced(self.checkpoint, newest)
+                if newest.instance != self.checkpoint.instance:
+                    self._committed_at = -math.inf  # compaction keeps the last record of a key: write ours again
+            self._stable_end = end  # not when fenced: whoever looks next is to find the same
 
     async def commit(self, records: Mapping[str, Collection[Record]], successor: Checkpoint) -> Checkpoint:
         """Append the records of each topic and the checkpoint in one transaction; answers the checkpoint as it was committed.
@@ -121,14 +123,15 @@ class Session:
             ends = await self._append(records, successor)
             committed = successor.signed(ends=ends, instance=self.checkpoint.instance)
             record = Record(self._key, committed.to_bytes(), [])
+            seen = self._stable_end
             sent = await self._producer.send_to(committed.checkpoints_topic, self._partition, record)
             offset = (await sent).offset
-            if 0 <= offset < self._stable_end:
+            if 0 <= offset < seen:
                 raise SessionOver("the checkpoint topic has become shorter: it was truncated or created anew")
             await self._producer.commit()
         if self._producer.transactional:
             self._checkpoint_end = offset + 2  # the record and the transaction's marker
-        elif offset == self._stable_end:  # else somebody's record is before it, which is to be looked at
+        elif offset == seen:  # else somebody's record is before it, which is to be looked at
             self._checkpoint_end = offset + 1
         self._committed_at = time.monotonic()
         self.checkpoint = committed

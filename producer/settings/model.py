@@ -392,7 +392,7 @@ class ZendeskSettings(_Group):
         elif not ways and "client_id" in given:
             yield "client_secret", "required with zendesk.client_id"
         elif not ways:
-            yield "client_secret", "no way to sign in; set it with zendesk.client_id"
+            yield "client_secret", "no way to sign in; set it with zendesk.client_id, or set zendesk.access_token"
         elif len(ways) > 1:
             for name in ways:
                 yield (
