@@ -65,14 +65,14 @@ class Setbacks:
     that both believe to be the one take turns ever more rarely (design, D10).
     """
 
-    REFUSED = (15.0, 300.0)
-    """The same for an account whose sign-in is refused."""
-
     REOPEN = (0.5, 60.0)
     """Seconds before a failed session is opened again: first and longest wait."""
 
     BLOCKED = (15.0, 900.0)
     """The same for an account that cannot pass its position."""
+
+    REFUSED = (15.0, 300.0)
+    """The same for an account whose sign-in is refused."""
 
     LONGEST_STANDBY = 900.0
 
@@ -85,13 +85,14 @@ class Setbacks:
         self._tell = tell
         self._attempts: dict[str, int] = {}
         self._progress = time.monotonic()
-        self._answered: float | None = None
+        self._answered = False
+        self._refused: float | None = None  # when it was, first after a success
 
     def __call__(self, event: Event) -> None:
         """Pass on what the service tells, and remember its successes."""
         match event:
             case Fetched():
-                self._answered = time.monotonic()
+                self._answered, self._refused = True, None
                 self._attempts.pop("sign-in", None)
             case Committed() if event.records:
                 self._attempts.clear()
@@ -102,15 +103,18 @@ class Setbacks:
         """Seconds to wait after a session failed.
 
         Raises:
-            SignInRefused: the API has given no page yet, or none for `refused_grace` seconds.
-            Unavailable: no page was committed for `give_up_after` seconds, or would be after the wait.
+            SignInRefused: the API has given no page yet, or has refused us for `refused_grace` seconds.
+            Unavailable: no page was committed for `give_up_after` seconds, or would be after the wait; SignInRefused, where
+                that is the reason.
         """
         failure.with_traceback(None)  # observers keep the error, and its frames hold the page
         match failure:
             case SignInRefused():
-                kind, wait = "sign-in", wait_for(failure, self._attempt("sign-in"), *self.REFUSED)
-                if self._answered is None or time.monotonic() + wait - self._answered > self._refused_grace:
+                self._refused = time.monotonic() if self._refused is None else self._refused
+                left = self._refused + self._refused_grace - time.monotonic()
+                if not self._answered or left <= 0:
                     raise failure
+                kind, wait = "sign-in", min(wait_for(failure, self._attempt("sign-in"), *self.REFUSED), left)
             case Fenced(holder=""):
                 kind, wait = "account", 0.0  # a person moved the checkpoint: nobody to stand by for
             case Fenced():
@@ -120,6 +124,8 @@ class Setbacks:
             case _:
                 kind, wait = "session", wait_for(failure, self._attempt("session"), *self.REOPEN)
         if self._give_up_after is not None and time.monotonic() + wait - self._progress > self._give_up_after:
+            if isinstance(failure, SignInRefused):
+                raise failure
             raise Unavailable(f"no progress for {self._give_up_after:g} s: {failure}", hint=failure.hint) from None
         if kind == "standby":
             self._tell(StandingBy(str(getattr(failure, "holder", "")), wait))

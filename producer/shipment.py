@@ -167,9 +167,9 @@ def _unpublishable(letter: Letter, topic: str) -> Unpublishable:
     if letter.poison.reason == "too_large":
         hint = f"raise max.message.bytes of topic {topic}; {hint}"
     version = letter.version
-    who = f"{version.id}" if version.id >= 0 else "one without a usable id"
+    who = f"number {version.id}" if version.id >= 0 else "one without a usable id"
     return Unpublishable(
-        f"of {letter.source}, {who}, stamped {version.stamp}, of {len(version.value):,} bytes, cannot be published: "
+        f"{who} of {letter.source}, stamped {version.stamp}, of {len(version.value):,} bytes, cannot be published: "
         f"{letter.poison.detail}",
         hint=hint,
     )

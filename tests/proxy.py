@@ -15,7 +15,7 @@ UNSUPPORTED_VERSION = 35
 
 _SIZE = 4
 _ERROR = slice(12, 14)
-"""Where answers have their error code that begin with a throttle time, as those to FIND_COORDINATOR and INIT_PRODUCER_ID."""
+"""Where answers have their error code that begin with a throttle time: to FIND_COORDINATOR and INIT_PRODUCER_ID."""
 
 
 class Proxy:
@@ -25,8 +25,8 @@ class Proxy:
     connection. `lose_request`: the request itself is lost, and kept to be delivered late. `seen` counts the requests by
     api key, lost ones included.
 
-    To stand for a broker that lacks something, by api keys: `unlisted` are left out where it says what it knows (aiokafka
-    asks in version 0), `unsupported` are answered with UNSUPPORTED_VERSION, and at `ignored` ones the connection ends.
+    To stand for a broker that lacks something, by api keys: `unlisted` are left out where it says what it knows
+    (aiokafka asks in version 0), `unsupported` are answered with UNSUPPORTED_VERSION, at `ignored` ones the connection ends.
     """
 
     def __init__(self) -> None:

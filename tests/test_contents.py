@@ -257,7 +257,7 @@ async def test_with_on_poison_stop_what_cannot_be_published_stops_the_account_an
     errors = {str(event.error) for event in run.events if isinstance(event, Retrying)}
     assert all(isinstance(event.error, Unpublishable) for event in run.events if isinstance(event, Retrying))
     assert len(errors) == 1
-    assert f"ticket {hostile}, stamped" in errors.pop()
+    assert f"number {hostile} of tickets, stamped" in errors.pop()
     account.update(hostile, clock.now())
     clock.advance(100)
     await once(settings)
@@ -273,7 +273,7 @@ async def test_a_page_without_a_single_usable_ticket_is_refused_and_not_dead_let
     await until(lambda: run.told(Retrying) > 0)
     await run.end()
     (error, *_) = [str(event.error) for event in run.events if isinstance(event, Retrying)]
-    assert "no ticket of 5 has an id" in error
+    assert "none of 5 rows has an id" in error
     assert reader.checkpoints()[-1]["dead_lettered"] == 0
 
 

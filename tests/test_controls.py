@@ -202,12 +202,12 @@ async def test_acknowledgements_that_nobody_awaits_are_caught(
 # Boundary rows repeated, or dropped
 
 
-def forgets(position: Position, rows: Iterable[Version], end_time: int, floor: float) -> Advance:
+def forgets(position: Position, rows: Iterable[Version], end_time: int, floor: float, key: bytes | None) -> Advance:
     """Wrong: a position is a second and nothing more."""
     return advance(Position(position.end_time), rows, end_time)
 
 
-def drops(position: Position, rows: Iterable[Version], end_time: int, floor: float) -> Advance:
+def drops(position: Position, rows: Iterable[Version], end_time: int, floor: float, key: bytes | None) -> Advance:
     """Wrong: rows stamped at or before the position are taken for known."""
     fresh = tuple(row for row in rows if row.stamp > position.end_time)
     return Advance(Sifted(fresh, {}, 0, 0), Position(end_time))

@@ -1,4 +1,4 @@
-"""`kafka.delivery: at_least_once`: nothing lost, at most a page repeated per crash, and what two instances at a time may do."""
+"""`kafka.delivery: at_least_once`: nothing lost, at most a page repeated per crash, and what two instances may do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import random
 import signal
 import socket
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ import pytest
 from producer.errors import Misconfigured, SessionOver
 from producer.events import CaughtUp, Committed, Noticed, Opened, Retrying, StandingBy, Started
 from producer.kafka import acknowledgements
+from producer.kafka import checkpoints as checkpoints_module
 from producer.kafka import session as session_module
 from producer.kafka.batches import partition_of
 from producer.kafka.session import Session
 from producer.model import Checkpoint, Record
 from producer.sandbox.broker import Cluster
-from producer.sandbox.zendesk import Account, Clock, Offered, Simulator
+from producer.sandbox.zendesk import Account, Clock, Limits, Offered, Simulator
 from producer.settings import Settings, load_settings
 from producer.verify.judge import key_faults, page_faults, without_repeats
 from producer.verify.report import Verdict
@@ -41,7 +42,7 @@ from tests.reader import Message, Reader, faults
 from tests.test_checkpoint_command import command
 from tests.test_kills import PAGE, backfill, complete, life_goes_on, more_requests, running
 from tests.test_recovery import Owner
-from tests.test_service import Run, history, once
+from tests.test_service import Run, configure, history, once
 from tests.test_verify import judged
 from tests.test_verify_judge import RETENTION, event
 
@@ -49,7 +50,7 @@ AT_LEAST_ONCE, EXACTLY_ONCE = "kafka.delivery=at_least_once", "kafka.delivery=ex
 TRANSACTIONS = (ADD_PARTITIONS_TO_TXN, ADD_OFFSETS_TO_TXN, END_TXN)
 
 
-def losses(messages: list[Message], truth: list[Offered]) -> list[str]:
+def losses(messages: list[Message], truth: Iterable[Offered]) -> list[str]:
     """What even this way to deliver forbids: versions missing, and such as the API never showed."""
     offered = {(each.id, each.generated_timestamp, each.sha256[:16]): each.current for each in truth}
     seen = {message.identity for message in messages}
@@ -190,16 +191,14 @@ async def test_a_crash_between_page_and_checkpoint_repeats_the_page_and_a_checkp
     assert (len(messages), repeats(messages), disorder(messages)) == (50, 10, [])
     again = [message.page for message in messages if message.page[1] == 1]
     assert Counter(again) == {(1, 1, index, 10): 2 for index in range(10)}
-    verdict = await judged(settings)
-    assert (verdict.clean, verdict.duplicated) == (True, 10)
-    assert verdict.summary == "verdict: clean; 10 appended again, as at_least_once allows"
     told = await command(overrides, "verify")
     assert told.returncode == 0, told.stdout
+    assert told.stdout.splitlines()[-1] == "verdict: clean; 10 appended again, as at_least_once allows"
     strict = await judged(load_settings(overrides=[*overrides, EXACTLY_ONCE]))
-    assert strict.faults == ["10 duplicated"]
+    assert "10 duplicated" in strict.faults
 
 
-KILLS = 12
+KILLS = 6
 
 
 @pytest.mark.parametrize("delivery", [AT_LEAST_ONCE, EXACTLY_ONCE])
@@ -208,7 +207,7 @@ async def test_sigkill_at_random_moments_loses_nothing_and_repeats_at_most_a_pag
 ) -> None:
     dice, clock = random.Random(12), Clock.manual(1_800_000_000)
     backfill(account, clock.now(), 12)
-    async with Simulator(account, clock=clock) as zendesk:
+    async with Simulator(account, clock=clock, limits=Limits.unlimited()) as zendesk:
         overrides = [*joined(kafka, zendesk, names), delivery, f"zendesk.page_size={PAGE}"]
         paced = [*overrides, "zendesk.requests_per_minute=1800"]
         for _ in range(KILLS):
@@ -239,9 +238,11 @@ class Sleeper(Session):
 
     asleep: asyncio.Event
     awake: asyncio.Event
+    in_hand: tuple[int, ...]
 
     async def _append(self, records: Mapping[str, Collection[Record]], successor: Checkpoint) -> tuple[int, ...]:
         if self.checkpoint.instance == "first" and successor.seq == 3 and not self.asleep.is_set():
+            type(self).in_hand = tuple(int(record.key or 0) for record in records[successor.tickets_topic])
             self.asleep.set()
             await self.awake.wait()
         return await super()._append(records, successor)
@@ -264,7 +265,7 @@ async def test_an_instance_that_slept_appends_what_it_had_in_hand_and_stands_by_
     monkeypatch.setattr(session_module, "Session", Sleeper)
     first = Run(load_settings(overrides=[*overrides, delivery, "kafka.standby_seconds=60"]), "first")
     await asyncio.wait_for(Sleeper.asleep.wait(), 30)
-    account.update(25, int(clock.now()) - 100)  # of the page that it has in hand
+    account.update(Sleeper.in_hand[0], int(clock.now()) - 100)
     second = Run(settings, "second")
     await until(lambda: second.told(CaughtUp) > 1)
     Sleeper.awake.set()
@@ -272,17 +273,17 @@ async def test_an_instance_that_slept_appends_what_it_had_in_hand_and_stands_by_
     account.update(1, int(clock.now()) - 65)
     seen = second.told(Committed)
     await until(lambda: second.told(Committed) > seen)
-    await until(lambda: reader.checkpoints()[-1]["instance"] == "second")
     assert (second.told(StandingBy), second.told(Opened)) == (0, 1)
     await second.end()
     await first.end()
+    assert reader.checkpoints()[-1]["instance"] == "second"
     messages = reader.messages()
     assert losses(messages, account.versions()) == []
-    late = [fault for fault in disorder(messages) if fault.startswith("ticket 25:")]
     if delivery == EXACTLY_ONCE:
         assert faults(messages, account.versions()) == []
-    else:
-        assert (len(late), repeats(messages)) == (1, 9)  # page 3 has ten tickets, one of them in its old version
+    else:  # one ticket in its old version, behind the new one, and the others of the page again
+        assert [fault.partition(":")[0] for fault in disorder(messages)] == [f"ticket {Sleeper.in_hand[0]}"]
+        assert repeats(messages) == len(Sleeper.in_hand) - 1
         assert (await judged(settings)).faults == ["1 out of order"]
     third = await once(settings)
     assert [event for event in third if isinstance(event, Committed)] == []
@@ -293,34 +294,29 @@ async def test_a_frozen_process_that_wakes_up_beside_its_successor_loses_nothing
 ) -> None:
     dice, clock = random.Random(7), Clock.manual(1_800_000_000)
     backfill(account, clock.now(), 20)
-    async with Simulator(account, clock=clock) as zendesk:
+    async with Simulator(account, clock=clock, limits=Limits.unlimited()) as zendesk:
         overrides = [*joined(kafka, zendesk, names), AT_LEAST_ONCE, f"zendesk.page_size={PAGE}"]
         paced = [*overrides, "zendesk.requests_per_minute=1200"]
-        for _ in range(2):
-            with running(paced, tmp_path / "frozen") as first:
-                await more_requests(zendesk, 2)
-                await asyncio.sleep(dice.uniform(0, 0.1))
-                first.send_signal(signal.SIGSTOP)
-                with running(paced, tmp_path / "second") as second:
-                    await more_requests(zendesk, 3)
-                    first.send_signal(signal.SIGCONT)
-                    await more_requests(zendesk, 3)
-                    assert (first.poll(), second.poll()) == (None, None)
-            life_goes_on(zendesk, dice, clock)
+        with running(paced, tmp_path / "frozen") as first:
+            await more_requests(zendesk, 2)
+            await asyncio.sleep(dice.uniform(0, 0.1))
+            first.send_signal(signal.SIGSTOP)
+            with running(paced, tmp_path / "second") as second:
+                await more_requests(zendesk, 3)
+                first.send_signal(signal.SIGCONT)
+                await until(lambda: b"standing by" in (tmp_path / "frozen").read_bytes())
+                assert (first.poll(), second.poll()) == (None, None)
+        life_goes_on(zendesk, dice, clock)
         clock.advance(300)
         await complete(overrides, tmp_path / "last")
     messages = reader.messages()
-    print(f"2 rounds, {len(messages)} messages, {repeats(messages)} repeats, out of order: {disorder(messages)}")
+    print(f"one sleeper, {len(messages)} messages, {repeats(messages)} repeats, out of order: {disorder(messages)}")
     assert losses(messages, account.versions()) == []
-    assert repeats(messages) <= 4 * PAGE
-    assert b"standing by" in (tmp_path / "frozen").read_bytes()
+    assert repeats(messages) <= 2 * PAGE
 
 
-@pytest.mark.parametrize("delivery", [AT_LEAST_ONCE, EXACTLY_ONCE])
-@pytest.mark.parametrize("held", [True, False])
 async def test_an_older_checkpoint_behind_the_newest_takes_nobody_back(
-    delivery: str,
-    held: bool,
+    settings: Settings,
     overrides: list[str],
     kafka: Cluster,
     zendesk: Simulator,
@@ -328,23 +324,32 @@ async def test_an_older_checkpoint_behind_the_newest_takes_nobody_back(
     clock: Clock,
     reader: Reader,
     names: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    settings = load_settings(overrides=[*overrides, delivery])
+    """Neither a living instance nor a new one, whichever way it delivers. The control: to take the last one repeats."""
     history(account, clock.now())
     run = Run(settings)
     await until(lambda: run.told(CaughtUp) > 0)
     older = orjson.dumps({**reader.checkpoints()[2], "instance": "sleeper"})
     owner, partition = Owner(kafka.bootstrap_servers), partition_of(b"acme", 12)
-    if held:
+
+    async def wake() -> None:
         await owner.append(names["checkpoints"], partition, b"acme/tickets", older)
-        await until(lambda: reader.checkpoints()[-1]["instance"] == "one")
-        await run.end()
-        assert (run.told(Opened), run.told(Retrying), run.told(StandingBy)) == (1, 0, 0)
-    else:
-        await run.end()
-        await owner.append(names["checkpoints"], partition, b"acme/tickets", older)
-    assert [event for event in await once(settings) if isinstance(event, Committed)] == []
+
+    written = run.told(Committed)
+    await wake()
+    await until(lambda: run.told(Committed) > written)  # the newest once more, so that it is the last one again
+    await run.end()
+    assert reader.checkpoints()[-1]["instance"] == "one"
+    assert (run.told(Opened), run.told(Retrying), run.told(StandingBy)) == (1, 0, 0)
+    for delivery in (AT_LEAST_ONCE, EXACTLY_ONCE):
+        await wake()
+        events = await once(load_settings(overrides=[*overrides, delivery]))
+        assert [event for event in events if isinstance(event, Committed)] == []
     assert faults(reader.messages(), account.versions()) == []
+    await wake()
+    monkeypatch.setattr(checkpoints_module, "_place_of", lambda value: None)
+    assert [event for event in await once(settings) if isinstance(event, Committed)] != []
 
 
 # --- from one way to the other
@@ -375,8 +380,12 @@ async def test_at_least_once_fences_an_instance_that_delivers_exactly_once(
 async def test_an_instance_that_delivers_at_least_once_stands_by_for_one_that_delivers_exactly_once(
     settings: Settings, overrides: list[str], account: Account, clock: Clock, reader: Reader, zendesk: Simulator
 ) -> None:
-    history(account, clock.now(), tickets=1000)
-    first = Run(load_settings(overrides=[*overrides, "kafka.standby_seconds=60"]), "first")
+    history(account, clock.now(), tickets=300)
+    slower = [
+        *overrides,
+        "zendesk.requests_per_minute=240",
+    ]  # so that a look at the checkpoint comes between its writes
+    first = Run(load_settings(overrides=[*slower, "kafka.standby_seconds=60"]), "first")
     await until(lambda: first.told(Committed) > 3)
     second = Run(load_settings(overrides=[*overrides, EXACTLY_ONCE, "kafka.standby_seconds=0.5"]), "second")
     await until(lambda: first.told(StandingBy) > 0)
@@ -394,12 +403,15 @@ async def test_an_instance_that_delivers_at_least_once_stands_by_for_one_that_de
 async def test_a_moved_checkpoint_is_taken_up_by_a_living_service(
     settings: Settings, overrides: list[str], account: Account, clock: Clock, zendesk: Simulator, reader: Reader
 ) -> None:
-    history(account, clock.now(), tickets=1000)
+    history(account, clock.now(), tickets=400)
     run = Run(settings)
     await until(lambda: run.told(Committed) > 3)
     moved = await command(overrides, "checkpoint", "set", "--start-time", "0", "--yes")
     assert moved.returncode == 0, moved.stderr
-    generations = lambda: [it.checkpoint.generation for it in run.events if isinstance(it, Committed)]  # noqa: E731
+
+    def generations() -> list[int]:
+        return [event.checkpoint.generation for event in run.events if isinstance(event, Committed)]
+
     await until(lambda: generations()[-1] > 1)
     await run.end()
     assert sorted(generations()) == generations()
@@ -419,10 +431,9 @@ def lacking() -> Iterator[tuple[Cluster, int]]:
 
 
 LACKING: dict[str, dict[str, Collection[int]]] = {
-    "transactions are not listed": {"unlisted": TRANSACTIONS, "unsupported": (FIND_COORDINATOR,)},
+    "transactions are not listed, and refused": {"unlisted": TRANSACTIONS, "unsupported": (FIND_COORDINATOR,)},
     "transactions are not listed, but their ids are given out": {"unlisted": TRANSACTIONS},
     "nor are numbers for producers": {"unlisted": (INIT_PRODUCER_ID, *TRANSACTIONS)},
-    "everything is listed, and refused": {"unsupported": (FIND_COORDINATOR,)},
     "everything is listed, and the connection ends": {"ignored": (FIND_COORDINATOR,)},
 }
 
@@ -433,6 +444,12 @@ def through(proxy: Proxy, lacking: tuple[Cluster, int], how: Mapping[str, Collec
     for name, keys in how.items():
         setattr(proxy, name, keys)
     return proxy
+
+
+def reader_through(proxy: Proxy, names: dict[str, str]) -> Reader:
+    """An independent reader; the broker lacks nothing any more when it reads."""
+    proxy.unlisted = proxy.unsupported = proxy.ignored = ()
+    return Reader(f"127.0.0.1:{proxy.port}", names["tickets"], names["checkpoints"], names["dead_letters"])
 
 
 @pytest.mark.parametrize("what", LACKING)
@@ -454,13 +471,12 @@ async def test_a_broker_without_transactions_is_published_to_at_least_once_and_r
         assert "could not be fenced" in notice
         assert ("no idempotent producers either" in notice) == ("numbers" in what)
         assert [proxy.seen[key] for key in TRANSACTIONS] == [0, 0, 0]
-        reader = Reader(f"127.0.0.1:{proxy.port}", names["tickets"], names["checkpoints"])
-        assert faults(await asyncio.to_thread(reader.messages), account.versions()) == []
         if "ends" not in what:  # which may be an accident: that is tried again
             with pytest.raises(Misconfigured, match="no transactions") as refused:
                 await once(load_settings(overrides=[*here, EXACTLY_ONCE]))
             assert "kafka.delivery: at_least_once" in refused.value.hint
-            assert notices(await once(load_settings(overrides=here))) == [notice]
+        messages = await asyncio.to_thread(reader_through(proxy, names).messages)
+    assert faults(messages, account.versions()) == []
 
 
 async def test_commands_that_write_do_not_hang_at_a_broker_without_transactions(
@@ -474,28 +490,22 @@ async def test_commands_that_write_do_not_hang_at_a_broker_without_transactions(
     async with through(Proxy(), lacking, LACKING["nor are numbers for producers"]) as proxy:
         server = f"127.0.0.1:{proxy.port}"
         here = [*overrides, f"kafka.bootstrap_servers={server}"]
-        for topic in ("checkpoints", "dead_letters"):
-            await Owner(server).create(names[topic], cleanup_policy="compact", max_message_bytes="8388608")
-        await Owner(server).create(names["tickets"], cleanup_policy="compact", max_message_bytes="2000000")
+        await once(load_settings(overrides=here))  # creates the topics
+        await asyncio.to_thread(configure, server, names["tickets"], "max.message.bytes", "2000000")
         account.put(int(clock.now()) - 300, id=1, description=random.Random(1).randbytes(2_500_000).hex())
         account.put(int(clock.now()) - 299, id=2)
-        await once(load_settings(overrides=here))
-        reader = Reader(server, names["tickets"], names["checkpoints"], names["dead_letters"])
-        assert [letter.identity[0] for letter in await asyncio.to_thread(reader.letters)] == [1]
-        await asyncio.to_thread(raise_limit, server, names["tickets"])
+        events = await once(load_settings(overrides=here))
+        assert sum(len(event.shipment.letters) for event in events if isinstance(event, Committed)) == 1
+        await asyncio.to_thread(configure, server, names["tickets"], "max.message.bytes", "8388608")
         retried = await command(here, "dead-letters", "retry", "--all", "--yes", "--requests-per-minute", "60000")
         assert retried.returncode == 0, retried.stdout + retried.stderr
-        messages = await asyncio.to_thread(reader.messages)
-        assert sorted(message.identity[0] for message in messages) == [1, 2]
         moved = await command(here, "checkpoint", "set", "--start-time", "0", "--yes")
         assert moved.returncode == 0, moved.stderr
-        assert (await asyncio.to_thread(reader.checkpoints))[-1]["end_time"] == 0
-
-
-def raise_limit(server: str, topic: str) -> None:
-    from tests.test_contents import configure
-
-    configure(server, topic, "max.message.bytes", "8388608")
+        reader = reader_through(proxy, names)
+        messages = await asyncio.to_thread(reader.messages)
+        checkpoints = await asyncio.to_thread(reader.checkpoints)
+    assert sorted(message.identity[0] for message in messages) == [1, 2]
+    assert checkpoints[-1]["end_time"] == 0
 
 
 @pytest.mark.parametrize("numbered", [True, False])
@@ -508,8 +518,8 @@ async def test_a_lost_answer_ends_the_session_and_only_producers_without_numbers
     names: dict[str, str],
     zendesk: Simulator,
 ) -> None:
-    history(account, clock.now(), tickets=100)
-    how = LACKING["transactions are not listed" if numbered else "nor are numbers for producers"]
+    history(account, clock.now())
+    how = LACKING["transactions are not listed, and refused" if numbered else "nor are numbers for producers"]
     async with through(Proxy(), lacking, how) as proxy:
         run = Run(load_settings(overrides=[*overrides, f"kafka.bootstrap_servers=127.0.0.1:{proxy.port}"]))
         await until(lambda: run.told(Committed) > 1)
@@ -517,8 +527,7 @@ async def test_a_lost_answer_ends_the_session_and_only_producers_without_numbers
         await until(lambda: run.told(Opened) > 1)
         await until(lambda: run.told(CaughtUp) > 0)
         await run.end()
-        reader = Reader(f"127.0.0.1:{proxy.port}", names["tickets"], names["checkpoints"])
-        messages = await asyncio.to_thread(reader.messages)
+        messages = await asyncio.to_thread(reader_through(proxy, names).messages)
     assert losses(messages, account.versions()) == []
     assert disorder(messages) == []
     assert repeats(messages) == 0 if numbered else 0 < repeats(messages) <= 10
@@ -530,10 +539,8 @@ async def test_a_lost_answer_ends_the_session_and_only_producers_without_numbers
 
 def test_a_page_that_was_published_again_is_no_torn_page_and_a_torn_one_is_still_found() -> None:
     def page(seq: int, count: int, *indexes: int, content: str = "a", time: int = 0) -> list[Any]:
-        return [
-            event(1, content, id=index, page=(seq, index, count), time=RETENTION.now - 1000 + time)  # type: ignore[arg-type]
-            for index in indexes
-        ]
+        when = int(RETENTION.now) - 1000 + time
+        return [event(1, content, id=index, page=(seq, index, count), time=when) for index in indexes]
 
     def torn(*records: Any) -> list[str]:
         in_order = sorted(records, key=lambda it: (it.generation, it.seq, it.page_index, it.partition, it.offset))
@@ -561,7 +568,7 @@ def test_a_repeat_is_not_out_of_order_and_an_old_version_that_is_new_to_the_topi
 
 def test_repeats_alone_are_clean_only_where_they_are_allowed() -> None:
     for delivery, clean in (("at_least_once", True), ("exactly_once", False)):
-        verdict = Verdict(account="acme", topic="tickets", delivery=delivery)  # type: ignore[arg-type]
+        verdict = Verdict(account="acme", topic="tickets", delivery=delivery)  # type: ignore[arg-type]  # one of the two
         assert verdict.clean
         verdict.count("duplicated", "ticket 1")
         assert verdict.clean == clean

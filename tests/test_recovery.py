@@ -255,7 +255,7 @@ async def test_a_topic_that_keeps_the_promise_less_well_is_warned_about(
     await owner.create(names["tickets"], cleanup_policy="delete")
     told = [event.text for event in await once(settings) if isinstance(event, Noticed)]
     assert any("cleanup.policy=delete: tickets that nobody changes disappear" in text for text in told)
-    assert any("a larger ticket would stop the account" in text for text in told)
+    assert any("a larger record goes to the dead letters" in text for text in told)
 
 
 # While it runs

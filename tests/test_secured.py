@@ -195,6 +195,8 @@ def rights(names: dict[str, str]) -> list[Right]:
     return [
         ("TOPIC", names["tickets"], "DESCRIBE"),
         ("TOPIC", names["tickets"], "WRITE"),
+        ("TOPIC", names["dead_letters"], "DESCRIBE"),
+        ("TOPIC", names["dead_letters"], "WRITE"),
         ("TOPIC", names["checkpoints"], "READ"),
         ("TOPIC", names["checkpoints"], "WRITE"),
         ("TRANSACTIONAL_ID", "zendesk-producer.", "WRITE"),

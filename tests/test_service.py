@@ -219,7 +219,7 @@ async def test_with_on_poison_stop_a_ticket_that_kafka_cannot_take_stops_the_acc
     await until(lambda: run.told(Retrying) > 1, 60)
     told = next(event.error for event in run.events if isinstance(event, Retrying))
     assert isinstance(told, Unpublishable)
-    assert "ticket 2, stamped" in str(told)
+    assert "number 2 of tickets, stamped" in str(told)
     assert f"raise max.message.bytes of topic {names['tickets']}" in told.hint
     await asyncio.to_thread(raise_limit, kafka.bootstrap_servers, names["tickets"], 30_000_000)
     await until(lambda: run.told(Committed) > 0, 60)

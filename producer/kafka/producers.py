@@ -1,10 +1,11 @@
 """Wraps one aiokafka producer so that what it cannot promise is never relied on.
 
-What the two ways to deliver have in common: `send` hands back the acknowledgements, and whoever commits has awaited every
-one of them; a request that may have changed something and got no answer marks the producer `worn`, and it is not used for
-another page; `aclose` never asks the broker for anything, since aiokafka may wait for ever in nearly every call.
+What the two ways to deliver have in common: `send` hands back the acknowledgements, and whoever commits has awaited
+every one of them; a request that may have changed something and got no answer marks the producer `worn`, and it is not
+used for another page; `aclose` never asks the broker for anything, since aiokafka may wait for ever in nearly every call.
 
-It reaches into private parts of aiokafka; tests/test_transactions.py and tests/test_delivery.py hold them to what is assumed.
+It reaches into private parts of aiokafka; tests/test_transactions.py and tests/test_delivery.py hold them to what is
+assumed here.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Sent = asyncio.Future[RecordMetadata]
 
 
 class OutcomeUnknown(Exception):
-    """No answer to a request that must not be repeated. Not a KafkaError on purpose: those aiokafka swallows and tries again."""
+    """No answer to a request that must not be repeated. Not a KafkaError on purpose: aiokafka tries again after those."""
 
 
 def _looked_at(future: asyncio.Future[Any] | None) -> None:
@@ -39,7 +40,7 @@ def _looked_at(future: asyncio.Future[Any] | None) -> None:
 class Producer(ABC):
     """What a session needs of either way to deliver. Never reused after an error.
 
-    `transactional`: Kafka keeps older instances from committing, and writes a marker behind each page in every partition.
+    `transactional`: Kafka keeps older instances from committing, and writes a marker behind each page in each partition.
     `caveat`: what a person must be told of this way to deliver, known after `start`. `worn`: see above.
     """
 

@@ -11,10 +11,10 @@ Why this is enough for exactly once (design, D1-D4, D10):
 4. A transaction begins only after every record of the one before is known to be committed by exactly one EndTxn; after
    any doubt the session ends, and the next one goes back to 2.
 
-Without transactions (`kafka.delivery: at_least_once`) a checkpoint is sent when all of its page is acknowledged, so no page
-is lost, and 2 to 4 are left to the checkpoint: an instance that finds another one's there, as far on as its own or further,
-appends nothing more. One that has slept may still append what it had in hand, with a checkpoint behind its successor's. So the
-newest checkpoint is the one that is furthest on, not the one that came last.
+Without transactions (`kafka.delivery: at_least_once`) a checkpoint is sent when all of its page is acknowledged, so no
+page is lost, and 2 to 4 are left to the checkpoint: an instance that finds another one's there, as far on as its own or
+further, appends nothing more. One that has slept may still append what it had in hand, with a checkpoint behind its
+successor's. So the newest checkpoint is the one that is furthest on, not the one that came last.
 """
 
 from __future__ import annotations
@@ -141,7 +141,8 @@ class Session:
     async def _append(self, records: Mapping[str, Collection[Record]], successor: Checkpoint) -> tuple[int, ...]:
         """Append to all topics; answers the ends of our last appends to the tickets topic.
 
-        One topic after the other: without transactions, the mark that a dead letter is resolved must not be without its ticket.
+        One topic after the other: without transactions, the mark of a resolved dead letter must not be there without its
+        ticket.
         """
         ends = list(successor.ends)
         for topic, of_topic in records.items():

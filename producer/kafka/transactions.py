@@ -1,7 +1,7 @@
 """Exactly once: a page and its checkpoint are one transaction.
 
-aiokafka 0.14 commits a transaction although some of its records failed, and retries an EndTxn whose answer was lost (so that
-the late one may end a later transaction). Hence, beside what `producers` says:
+aiokafka 0.14 commits a transaction although some of its records failed, and retries an EndTxn whose answer was lost (so
+that the late one may end a later transaction). Hence, beside what `producers` says:
 
 - an EndTxn that got no answer kills the producer at once instead of being retried: what became of it, only the next
   session knows, since its `start` fences this one first;

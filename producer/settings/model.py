@@ -40,7 +40,7 @@ from producer.json_paths import Path as FieldPath
 from producer.json_paths import parse_path
 from producer.streams import BESIDE, INSIDE, REFUSED, Stream
 
-_SUBDOMAIN = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+SUBDOMAIN = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _CONTAINER_HOST = re.compile(r"[a-z][a-z0-9_-]*")  # no digit first: 2130706433 and 0x7f000001 are addresses in disguise
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
@@ -50,12 +50,12 @@ _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 def _subdomain(value: str) -> str:
     value = value.lower()
-    if not _SUBDOMAIN.fullmatch(value):
+    if not SUBDOMAIN.fullmatch(value):
         guess = value.partition("://")[2] or value
         guess = re.split(r"[./:@?#]", guess)[0]
         raise ValueError(
             "only the account's name is expected, the part before .zendesk.com"
-            + (f'; try "{guess}"' if _SUBDOMAIN.fullmatch(guess) else "")
+            + (f'; try "{guess}"' if SUBDOMAIN.fullmatch(guess) else "")
         )
     return value
 
@@ -276,17 +276,17 @@ def without_prefix(message: str) -> str:
     return message.removeprefix("Value error, ")
 
 
-_SIGN_IN = {"client_secret": "client_id", "access_token": None, "api_token": "email", "password": "email"}
+SIGN_IN = {"client_secret": "client_id", "access_token": None, "api_token": "email", "password": "email"}
 """The ways to sign in by their secrets, and what says whose secret it is."""
 
 
 def _beside(way: str, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What a way to sign in needs beside its secret, and what belongs to another one."""
-    needs = _SIGN_IN[way]
+    needs = SIGN_IN[way]
     if needs is not None and needs not in given:
         yield needs, f"required with zendesk.{way}"
     for name in {"client_id", "email"} & given.keys() - {needs}:
-        others = " or ".join(f"zendesk.{other}" for other, needed in _SIGN_IN.items() if needed == name)
+        others = " or ".join(f"zendesk.{other}" for other, needed in SIGN_IN.items() if needed == name)
         yield name, f"belongs to {others}, not to zendesk.{way}; remove it"
 
 
@@ -386,7 +386,7 @@ class ZendeskSettings(_Group):
     @classmethod
     def contradictions(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """Exactly one way to sign in."""
-        ways = [name for name in _SIGN_IN if name in given]
+        ways = [name for name in SIGN_IN if name in given]
         if not ways and "email" in given:
             yield "email", "needs zendesk.api_token (or zendesk.password) beside it"
         elif not ways and "client_id" in given:
@@ -648,6 +648,9 @@ def logins(zendesk: ZendeskSettings) -> list[str]:
         for suffix, secret in (("/token", zendesk.api_token), ("", zendesk.password))
         if secret is not None
     ]
+    if zendesk.proxy_password:
+        user = unquote(urlsplit(zendesk.proxy or "").username or "")
+        basic.append(base64.b64encode(f"{user}:{zendesk.proxy_password}".encode("latin-1", "replace")).decode())
     # It is sent as JSON, and whoever echoes that in JSON escapes it once more.
     client = "" if zendesk.client_secret is None else zendesk.client_secret.get_secret_value()
     sent = json.dumps(client)[1:-1]

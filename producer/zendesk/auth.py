@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 from aiohttp import encode_basic_auth
 
-from producer.errors import BadAnswer, SignInRefused
+from producer.errors import BadAnswer, ProducerError, SignInRefused
+from producer.events import Noticed, Observer
 from producer.settings import Settings, ZendeskSettings, read_again
 from producer.streams import BESIDE, STREAMS
 
@@ -20,13 +22,21 @@ API_TOKENS_END = "2027-04-30"
 MARGIN = 60.0
 """Seconds before a token runs out at which it is renewed at the latest; earlier, when a tenth of its life is left."""
 
+PAUSE = 60.0
+"""Seconds after which a renewal that failed is tried again, while the token in hand is good."""
+
+_SENDABLE = re.compile(r"[\x21-\x7e]+")  # all else could not be sent in a header, or would end it
+
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """An access token, in memory only. `until` is when to renew it, by the monotonic clock."""
+    """An access token, in memory only. By the monotonic clock it is to be renewed at `until`, and good until `end`."""
 
     value: str = field(repr=False)
     until: float
+    end: float
+    scope: str
+    life: float
 
 
 class _Granted(msgspec.Struct):
@@ -40,17 +50,22 @@ class _Granted(msgspec.Struct):
 class Login:
     """The sign-in of one account, shared by its streams. `ask` sends a request for a token and answers its body.
 
+    While a token is good, a renewal that fails stops nothing: it is told, and tried again a little later.
     A secret that came from a file is read again when a token is asked for, and when the API does not accept what we have:
     who rotates a secret needs to restart nobody.
     """
 
-    def __init__(self, settings: Settings, ask: Callable[[Mapping[str, str | int]], Awaitable[bytes]]) -> None:
+    def __init__(
+        self, settings: Settings, ask: Callable[[Mapping[str, str | int]], Awaitable[bytes]], tell: Observer
+    ) -> None:
         self._settings = settings
         self._zendesk = settings.zendesk
         self._ask = ask
+        self._tell = tell
         self._one = asyncio.Lock()
         self._token: Token | None = None
         self._doubted = False  # what we have replaces something that was refused, and was not accepted yet
+        self._renewal_failed = False
 
     async def header(self) -> str:
         """The value of the Authorization header: Bearer, or Basic as `email/token:token` or `email:password`.
@@ -63,8 +78,10 @@ class Login:
             return _static(self._zendesk)
         if self._token is None or time.monotonic() >= self._token.until:
             async with self._one:
-                if self._token is None or time.monotonic() >= self._token.until:
+                if self._token is None:
                     await self._renew()
+                elif time.monotonic() >= self._token.until:
+                    await self._renew_in_time(self._token)
         assert self._token is not None
         return f"Bearer {self._token.value}"
 
@@ -93,10 +110,38 @@ class Login:
             self._doubted = self._current() != header
             return self._doubted
 
+    def forbidden(self, header: str) -> None:
+        """The API knows this header and does not allow what was asked: what it will allow is seen by signing in anew.
+
+        A token keeps the rights with which it was given, whatever is granted later.
+        """
+        if self._current() == header:
+            self._token = None
+            self._zendesk = read_again(self._settings, self._zendesk)
+
+    @property
+    def granted(self) -> str:
+        """What the token in hand is good for, in words; empty without one."""
+        return "" if self._token is None else f"scope {self._token.scope}, for {self._token.life:g} s"
+
     def _current(self) -> str:
         if self._zendesk.client_secret is None:
             return _static(self._zendesk)
         return "" if self._token is None else f"Bearer {self._token.value}"
+
+    async def _renew_in_time(self, good: Token) -> None:
+        try:
+            await self._renew()
+        except ProducerError as error:
+            now = time.monotonic()
+            if now >= good.end:
+                raise
+            self._token = replace(good, until=min(now + PAUSE, good.end))
+            text = f"no new token is given to us; the one in hand is good for {good.end - now:.0f} s more: {error}"
+            self._tell(Noticed("token", text, again=self._renewal_failed))
+            self._renewal_failed = True
+        else:
+            self._renewal_failed = False
 
     async def _renew(self) -> None:
         zendesk = self._zendesk = read_again(self._settings, self._zendesk)
@@ -104,6 +149,7 @@ class Login:
         assert zendesk.client_secret is not None
         asked = scope_of(zendesk)
         self._token = None
+        began = time.monotonic()
         body = await self._ask(
             {
                 "grant_type": "client_credentials",
@@ -118,6 +164,8 @@ class Login:
         except msgspec.MsgspecError as error:
             # Nothing of the answer is quoted: a token may be in it.
             raise BadAnswer(f"the answer to a request for a token cannot be read: {type(error).__name__}") from None
+        if not _SENDABLE.fullmatch(granted.access_token):
+            raise BadAnswer("the answer to a request for a token has none that could be sent")
         self._settings.learn(granted.access_token)
         if granted.scope is not None and not covers(granted.scope, asked):
             raise SignInRefused(
@@ -126,7 +174,9 @@ class Login:
                 hint="give the OAuth client this scope in the Admin Center, or set zendesk.scope to what it may have",
             )
         life = zendesk.token_lifetime if granted.expires_in is None else granted.expires_in
-        self._token = Token(granted.access_token, time.monotonic() + life - min(max(life / 10, MARGIN), life / 2))
+        end = began + life
+        early = min(max(life / 10, MARGIN), life / 2)
+        self._token = Token(granted.access_token, end - early, end, granted.scope or asked, life)
 
 
 def scope_of(zendesk: ZendeskSettings) -> str:

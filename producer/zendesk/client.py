@@ -58,7 +58,12 @@ class Client:
         self._session = session
         self._tell = tell
         self._budget = budget
-        self._login = Login(settings, self._ask_for_token)
+        self._login = Login(settings, self._ask_for_token, tell)
+
+    @property
+    def granted(self) -> str:
+        """What the token that we sign in with is good for, in words; empty without one."""
+        return self._login.granted
 
     def telling(self, tell: Observer) -> Client:
         """The same client, which tells of its answers to somebody else."""
@@ -155,9 +160,8 @@ class Client:
             if not ok and len(body) > _ERROR_BODY:
                 break
         self._tell(Answered(response.status, time.monotonic() - attempt.began, len(body), _limits(headers)))
-        if response.status != 401:
-            self._login.accepted()
         if ok:
+            self._login.accepted()
             kind = response.content_type
             if kind != "application/json":
                 start = self._redact(" ".join(body[:_ERROR_BODY].decode("utf-8", "replace").split()))[:300]
@@ -175,6 +179,8 @@ class Client:
         error = answers.judge(response.status, headers, text, self._redact)
         if response.status == 401 and await self._login.refused(authorization):
             raise Unavailable(f"{error}; signed in anew, and asking again")
+        if response.status == 403:
+            self._login.forbidden(authorization)
         raise error
 
 

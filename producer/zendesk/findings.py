@@ -13,7 +13,7 @@ from typing import Literal
 from producer.errors import EXIT_UNAVAILABLE, Final, ProducerError
 from producer.events import Answered
 from producer.settings import ZendeskSettings
-from producer.zendesk.auth import API_TOKENS_END, scope_of
+from producer.zendesk.auth import API_TOKENS_END
 from producer.zendesk.budget import limit_of
 from producer.zendesk.doubts import hosts_of
 from producer.zendesk.page import Slice
@@ -160,10 +160,11 @@ _SIGN_IN = {
 }
 
 
-def sign_in(zendesk: ZendeskSettings) -> Finding:
+def sign_in(zendesk: ZendeskSettings, granted: str) -> Finding:
+    """How we sign in. `granted`: what a token that was given to us is good for, empty where none was."""
     way = next(words for name, words in _SIGN_IN.items() if getattr(zendesk, name) is not None)
-    if zendesk.client_secret is not None:
-        way = f"{way} (scope {scope_of(zendesk)}, for {zendesk.token_lifetime} s)"
+    if granted:
+        way = f"{way} ({granted})"
     ends = (
         f"API tokens stop working on {API_TOKENS_END}; use an OAuth client (zendesk.client_id, zendesk.client_secret)"
     )

@@ -69,7 +69,7 @@ async def probe(settings: Settings, budget: Budget, start: int, tell: Observer, 
     found = asking.findings
     if asking.heard:
         beside = () if briefly else header_findings(asking.heard, budget.per_minute)
-        found = [sign_in(settings.zendesk), *beside, *found]
+        found = [sign_in(settings.zendesk, asking.client.granted), *beside, *found]
     return Report([replace(finding, text=settings.redact(finding.text)) for finding in found], asking.requests)
 
 
