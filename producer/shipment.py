@@ -32,7 +32,8 @@ class _Place(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Shipment:
-    """What a page comes to in one transaction: records by topic, the tickets' first, and the checkpoint that covers them.
+    """What a page comes to in one transaction: records by topic, and the checkpoint that covers them. In this
+    order they are appended where there are no transactions: what a ticket names comes before it.
 
     `published` are the versions in the tickets topic, `letters` those in the dead letters, `excluded` those that are in
     neither, by the settings.
@@ -88,7 +89,9 @@ class Sorter:
             steady=self._steadiness.after(page, checkpoint),
         )
         where = _Place(account=successor.account, generation=successor.generation, seq=successor.seq)
-        records: dict[str, Collection[Record]] = {}
+        records: dict[str, Collection[Record]] = {
+            self._topics.beside(array): SideloadRecords(sideloads, **where) for array, sideloads in beside.items()
+        }
         if published:
             records[self._topic] = Records(
                 published,
@@ -97,8 +100,6 @@ class Sorter:
                 tombstones=self._tickets.tombstones,
                 mark_system_updates=self._stream is TICKETS and self._tickets.system_updates != "include",
             )
-        for array, sideloads in beside.items():
-            records[self._topics.beside(array)] = SideloadRecords(sideloads, **where)
         if letters:
             topic = self._topics.dead_letters
             records[topic] = Letters(
