@@ -21,7 +21,7 @@ from producer.kafka.session import Session
 from producer.kafka.transactions import TransactionalProducer
 from producer.model import Checkpoint, Position, Record, Version
 from producer.retry import Setbacks
-from producer.sandbox.zendesk import Account, Clock
+from producer.sandbox.zendesk import HOSTILE, Account, Clock
 from producer.settings import Settings, load_settings
 from producer.zendesk.boundary import Advance, Sifted, advance
 from tests.conftest import until
@@ -159,6 +159,45 @@ async def test_a_checkpoint_in_a_transaction_of_its_own_is_caught(
     events = await once(settings)
     assert any(isinstance(event, Retrying) for event in events)
     found = faults(reader.messages(), account.versions())
+    assert any("times" in fault for fault in found) if wrong else found == [], found
+
+
+# Dead letters in a transaction of their own
+
+
+class LettersApart(Session):
+    """Wrong: the dead letters in one transaction, the rest of the page in the next, and a crash between the two."""
+
+    crashes = 1
+
+    async def commit(self, records: Mapping[str, Collection[Record]], successor: Checkpoint) -> Checkpoint:
+        rest = dict(records)
+        if letters := rest.pop(successor.dead_letters_topic, None):
+            await self._producer.begin()
+            await self._append({successor.dead_letters_topic: letters}, successor)
+            await self._producer.commit()
+            if type(self).crashes:
+                type(self).crashes -= 1
+                raise SessionOver("crashed between the two")
+        return await super().commit(rest, successor)
+
+
+@pytest.mark.parametrize(("session", "wrong"), [(CrashesAtTheEnd, False), (LettersApart, True)])
+async def test_dead_letters_in_a_transaction_of_their_own_are_caught(
+    session: Any,
+    wrong: bool,
+    settings: Settings,
+    account: Account,
+    clock: Clock,
+    reader: Reader,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    history(account, clock.now())
+    account.rewrite(account.put(int(clock.now()) - 123), HOSTILE["lone_surrogate"])
+    monkeypatch.setattr(session_module, "Session", session)
+    monkeypatch.setattr(session, "crashes", 1)
+    await once(settings)
+    found = faults(reader.messages(), account.versions(), reader.letters())
     assert any("times" in fault for fault in found) if wrong else found == [], found
 
 
