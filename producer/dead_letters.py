@@ -15,7 +15,7 @@ from typing import NamedTuple
 from producer.dates import utc
 from producer.model import Headers, Poison, Record, Version
 from producer.records import JSON, SPECVERSION, event_time
-from producer.streams import TICKETS, Stream
+from producer.streams import TICKETS
 
 
 class Letter(NamedTuple):
@@ -28,10 +28,22 @@ class Letter(NamedTuple):
     shown: bytes | None
 
 
+class Identity(NamedTuple):
+    """What a record of the dead-letter topic is about: `text` is its `ce_id`, `id` None where there is none, `source` as
+    of a Letter."""
+
+    text: str
+    id: int | None
+    stamp: int
+    digest: str
+    source: str
+
+
 RESOLVED = "zendesk-dead-letter-resolved"
 """Header of a record without a value that settles an earlier one with the same `ce_id`, and says how."""
 
-_IDENTITY = re.compile(rb"(\d{1,19}|unknown):(\d{1,18}):([0-9a-f]{16})")
+_IDENTITY = re.compile(rb"(\d{1,19}|unknown):(\d{1,10}):([0-9a-f]{16})")
+_SOURCE = re.compile(rb"[a-z_]{1,30}(\?include=[a-z_]{1,30})?")
 
 _TYPE = ("ce_type", b"com.zendesk.dead-letter.v1")
 _RESOLVED_TYPE = ("ce_type", b"com.zendesk.dead-letter-resolved.v1")
@@ -100,16 +112,16 @@ class Letters(Collection[Record]):
         return "zendesk-dead-letter-hmac-sha256", hmac.digest(self._key, value, "sha256").hex().encode()
 
 
-def identity_of(
-    headers: Mapping[str, bytes], account: str, stream: Stream = TICKETS
-) -> tuple[str, int | None, int, str] | None:
-    """(`ce_id`, id if it has one, stamp, H) of a record of the stream in the dead-letter topic; None: it is none."""
-    found = _IDENTITY.fullmatch(headers.get("ce_id", b""))
-    source = headers.get("ce_source", b"").partition(b"?")[0]
-    if found is None or source != _source(account, stream.name).encode():
+def identity_of(headers: Mapping[str, bytes | None], account: str) -> Identity | None:
+    """What a record in the dead-letter topic is about; None: it is none of the account's."""
+    found = _IDENTITY.fullmatch(headers.get("ce_id") or b"")
+    base, source = _source(account, "").encode(), headers.get("ce_source") or b""
+    if found is None or not source.startswith(base) or not _SOURCE.fullmatch(source[len(base) :]):
         return None
     id_, stamp, digest = (part.decode() for part in found.groups())
-    return found[0].decode(), None if id_ == "unknown" else int(id_), int(stamp), digest
+    return Identity(
+        found[0].decode(), None if id_ == "unknown" else int(id_), int(stamp), digest, source[len(base) :].decode()
+    )
 
 
 def identity(version: Version) -> str:
@@ -118,17 +130,19 @@ def identity(version: Version) -> str:
 
 
 def fetch(version: Version, account: str, source: str) -> str:
-    """The request that shows the version again, as long as it is the newest one."""
+    """The request that shows the version again, as long as it is the newest one. Without a stamp no export does."""
+    if version.stamp == 0 and version.id >= 0:
+        return f"https://{account}.zendesk.com/api/v2/{source.rpartition('=')[2]}/{version.id}"
     return f"{_source(account, source)}{'&' if '?' in source else '?'}start_time={version.stamp}"
 
 
 def resolved(settled: str, account: str, how: str) -> Record:
-    """The record that settles the letter with the identity `settled`; `how`: "published", "superseded"."""
+    """The record that settles the letter of a ticket with the identity `settled`; `how`: "published", "superseded"."""
     id_, stamp, _ = settled.split(":")
     headers: Headers = [
         SPECVERSION,
         ("ce_id", settled.encode()),
-        ("ce_source", _source(account, "tickets").encode()),
+        ("ce_source", _source(account, TICKETS.name).encode()),
         _RESOLVED_TYPE,
         ("ce_time", utc(int(stamp)).encode()),
         (RESOLVED, how.encode()),

@@ -13,6 +13,7 @@ from typing import Any
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
+from producer.dead_letters import RESOLVED
 from producer.sandbox.zendesk import Offered
 
 
@@ -148,7 +149,8 @@ def faults(
 ) -> list[str]:
     """What the promise forbids: versions missing, repeated, altered or out of order, and pages torn.
 
-    `letters` are those of the dead-letter topic: what is there is not to be in `messages`.
+    `letters` are the records of the dead-letter topic: what is there is not to be in `messages`, unless a mark says that
+    it was published later.
     """
     found: list[str] = []
     seen: Counter[tuple[int, int, str]] = Counter()
@@ -166,9 +168,15 @@ def faults(
         if stamp < newest.get(id_, 0):
             found.append(f"ticket {id_}: {stamp} behind {newest[id_]}")
         newest[id_] = max(stamp, newest.get(id_, 0))
-    letters = list(letters)
+    records = list(letters)
+    marks = {record.identity: record.headers[RESOLVED] for record in records if RESOLVED in record.headers}
+    letters = [record for record in records if RESOLVED not in record.headers]
+    found += [f"{each} is marked and has no letter" for each in marks.keys() - {letter.identity for letter in letters}]
     for letter in letters:
-        seen[letter.identity] += 1
+        if marks.get(letter.identity) != "published":
+            seen[letter.identity] += 1
+        elif not seen[letter.identity]:
+            found.append(f"{letter.identity} is marked as published and is not")
         whole = letter.headers["zendesk-dead-letter-value"] == "whole"
         if whole and hashlib.sha256(letter.value or b"").hexdigest() != letter.headers["zendesk-dead-letter-sha256"]:
             found.append(f"the dead letter of {letter.identity} is altered")
@@ -178,6 +186,8 @@ def faults(
     found += [f"{version} published {times} times" for version, times in seen.items() if times > 1]
     offered = {(each.id, each.generated_timestamp, each.sha256[:16]): each.current for each in truth}
     found += [f"{version} was never offered" for version in seen if version not in offered]
+    superseded = [version for version, how in marks.items() if how != "published"]
+    found += [f"{version} is marked as superseded and is current" for version in superseded if offered.get(version)]
     found += [f"{version} is missing" for version, current in offered.items() if current and version not in seen]
     for (generation, seq), parts in pages.items():
         if sorted(index for index, _ in parts) != list(range(parts[0][1])):

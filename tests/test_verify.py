@@ -19,17 +19,21 @@ from typer.testing import CliRunner
 
 from producer import service
 from producer.cli.verify import verify as verify_command
+from producer.dates import seconds
 from producer.errors import Misconfigured, Unavailable
 from producer.kafka.batches import partition_of
 from producer.model import Record, Version
 from producer.records import Records
 from producer.sandbox.broker import Cluster
-from producer.sandbox.zendesk import Account, Clock, Limits, Rules, Simulator
+from producer.sandbox.zendesk import Account, Clock, Limits, Rules, Simulator, server
+from producer.sandbox.zendesk.server import _lines
 from producer.settings import Settings, load_settings
 from producer.stop import Stop
 from producer.verify import Verdict, verify
 from tests.conftest import joined
 from tests.reader import Reader
+from tests.test_contents import steadily
+from tests.test_service import Run
 
 PARTITIONS = 12
 
@@ -473,3 +477,136 @@ async def test_the_api_is_read_past_seconds_that_the_time_based_export_does_not_
         verdicts = [await judged(settings, truth) for truth in (None, "off")]
     assert [wrong(verdict) for verdict in verdicts] == [{}, {}]
     assert verdicts[0].required == verdicts[1].required >= 360
+
+
+# --- what settings leave out, and what they change --------------------------------------------------------------------
+
+
+async def left_out(settings: Settings, account: Account, clock: Clock) -> None:
+    """Ten tickets, published; and when that has been certain for long, a system update of the third."""
+    begin = int(clock.now()) - 3_000
+    for ticket in range(1, 11):
+        account.put(begin + ticket, id=ticket)
+    run = Run(settings)
+    await steadily(run, clock, 800)
+    account.update(1, clock.now())
+    await steadily(run, clock, 200)
+    account.system_update(3, clock.now())
+    await steadily(run, clock, 200)
+    account.update(2, clock.now())
+    await steadily(run, clock, 200)
+    await run.end()
+
+
+@pytest.mark.parametrize("truth", [None, "off"])
+async def test_what_was_left_out_as_a_system_update_is_excluded_and_without_that_setting_missing(
+    truth: str | None, overrides: list[str], account: Account, steady_zendesk: Clock
+) -> None:
+    settings = load_settings(overrides=[*overrides, "tickets.system_updates=exclude"])
+    await left_out(settings, account, steady_zendesk)
+    verdict = await judged(settings, truth)
+    assert (wrong(verdict), verdict.excluded) == ({}, 1)
+    assert wrong(await judged(load_settings(overrides=overrides), truth)) == {"missing": 1}
+
+
+@pytest.fixture
+def steady_zendesk(zendesk: Simulator, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of a pretend Zendesk, which only the test moves from now on."""
+    manual = Clock.manual(1_700_000_000)
+    monkeypatch.setattr(zendesk, "clock", manual)
+    return manual
+
+
+@pytest.mark.parametrize("truth", [None, "off"])
+async def test_an_edit_that_was_left_out_is_no_system_update_and_missing(
+    truth: str | None, settings: Settings, account: Account, published: int, overrides: list[str]
+) -> None:
+    account.put(published + 10, id=3, updated_at="2026-01-01T00:00:00Z")
+    excluding = load_settings(overrides=[*overrides, "tickets.system_updates=exclude"])
+    verdict = await judged(excluding, truth)
+    assert (wrong(verdict), verdict.excluded) == ({"missing": 1}, 0)
+
+
+VIEWS = {
+    "deletions left out": ("zendesk.exclude_deleted=true",),
+    "tickets of AI agents": ("zendesk.support_type_scope=all",),
+    "tickets of AI agents alone": ("zendesk.support_type_scope=ai_agent",),
+    "more in each ticket": ("zendesk.include=metric_sets,comment_count",),
+    "all of that": (
+        "zendesk.exclude_deleted=true",
+        "zendesk.support_type_scope=all",
+        "zendesk.include=comment_count,users",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+async def test_the_truth_is_asked_for_what_the_service_was_shown(
+    name: str, overrides: list[str], zendesk: Simulator, account: Account, clock: Clock
+) -> None:
+    begin = int(clock.now()) - 1_000
+    for ticket in range(1, 21):
+        account.put(begin + ticket, id=ticket, support_type="ai_agent" if ticket % 2 else "agent")
+    for ticket in (7, 8):
+        account.delete(ticket, begin + 100)
+    account.put(begin + 200, id=21)
+    settings = load_settings(overrides=[*overrides, *VIEWS[name]])
+    await publish(settings)
+    verdicts = [await judged(settings, truth) for truth in (None, "off")]
+    assert [wrong(verdict) for verdict in verdicts] == [{}, {}]
+    assert verdicts[0].required == verdicts[1].required > 5
+    # The control: what another view shows is not what is there.
+    assert wrong(await judged(load_settings(overrides=overrides))) != {}
+
+
+async def test_a_truth_without_updated_at_is_understood(
+    settings: Settings, published: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lines(*arguments: Any) -> Any:
+        for line in _lines(*arguments):
+            told = json.loads(line)
+            del told["updated_at"]
+            yield json.dumps(told).encode() + b"\n"
+
+    monkeypatch.setattr(server, "_lines", lines)
+    verdict = await judged(settings)
+    assert (wrong(verdict), verdict.required) == ({}, 39)
+
+
+def test_the_truth_tells_each_versions_own_updated_at() -> None:
+    account = Account.generate(300, 1, until=1_700_000_000, span=1e7, users=20, organizations=20, keep_events=True)
+    account.system_update(5, 1_700_000_100)
+    account.put(1_700_000_200, id=6, updated_at="2020-01-01T00:00:00Z")
+    account.put(1_700_000_200, id=7, updated_at=None)
+    account.put(1_700_000_200, id=8, via={"updated_at": "2020-01-01T00:00:00Z"})
+    account.put(1_700_000_200, id=9, raw=b'{"id":9,"updated_at":"2020-01-01T00:00:00Z"}')
+    account.put(1_700_000_200, id=10, raw=b'{"id":10,"updated_at":17}')
+    account.put(1_700_000_200, id=11, raw=b"17")
+    for stream in account.streams.values():
+        told = [offered.updated_at for offered in stream.versions()]
+        bodies = [json.loads(stream.body(version)) for version in range(len(told))]
+        assert told == [seconds(own_date(body)) for body in bodies]
+        assert stream is account.events or len(set(told)) > 10
+
+
+def own_date(body: Any) -> str | None:
+    """Its `updated_at`, if it has one that is a text."""
+    date = body.get("updated_at") if isinstance(body, dict) else None
+    return date if isinstance(date, str) else None
+
+
+async def test_with_field_rules_a_true_history_is_clean_and_says_what_it_cannot_judge(
+    overrides: list[str], zendesk: Simulator, account: Account, clock: Clock, kafka: Cluster, reader: Reader
+) -> None:
+    begin = int(clock.now()) - 1_000
+    for ticket in range(1, 11):
+        account.put(begin + ticket, id=ticket, status="deleted" if ticket == 7 else "open")
+    rules = ("tickets.drop_fields=$.description", "tickets.hash_key=0123456789abcdef")
+    settings = load_settings(overrides=[*overrides, *rules])
+    await publish(settings)
+    verdict = await judged(settings)
+    assert (wrong(verdict), verdict.required, verdict.present) == ({}, 9, 10)
+    assert "field rules are on: whether a value is what they leave is not judged" in verdict.notes
+    await append(kafka, settings, *copies(reader, ticket=8))
+    account.put(begin + 5, id=77)
+    assert wrong(await judged(settings)) == {"duplicated": 1, "missing": 1}

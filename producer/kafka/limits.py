@@ -7,8 +7,9 @@ import math
 from producer.kafka.batches import BATCH_BYTES, size_alone
 from producer.model import Record
 
-SLACK = 1024
-"""Bytes: more than key, headers, `zendesk-page` and framing of any record of ours, and than noise grows by being compressed."""
+SLACK = 4096
+"""Bytes: more than key, headers and framing of any record of ours (of a dead letter, with the longest names of account and
+topic, some 1,300), and than 100 MB of noise grow in a batch."""
 
 
 class Limits:
@@ -24,9 +25,10 @@ class Limits:
         self._batches: dict[str, int] = {}
 
     def told(self, topic: str, max_message_bytes: int) -> None:
-        """The topic's setting, as it is now: raised since, what it has refused before may fit."""
-        if self._told.get(topic) not in (None, max_message_bytes):
+        """The topic's setting, as it is now: where it has changed, what was refused before may fit."""
+        if self._told.get(topic) != max_message_bytes:
             self._refused.pop(topic, None)
+            self._batches.pop(topic, None)
         self._told[topic] = max_message_bytes
 
     def refused(self, topic: str, records: int, size: int) -> None:
@@ -34,7 +36,7 @@ class Limits:
         if records > 1 or size <= self.batch(topic) + SLACK:
             self._batches[topic] = self.batch(topic) // 2
         if records == 1:
-            self._refused[topic] = size - 1
+            self._refused[topic] = int(min(self.record(topic), size)) - 1
 
     def record(self, topic: str) -> float:
         """Bytes of the largest batch that the topic takes, as far as is known."""

@@ -127,7 +127,7 @@ def excuse(
         tombstone: the time of the absent version's own tombstone, if the topic has it. The two were appended together.
         superseded: whether the topic has a later version of the ticket. When the absent one was appended is not known, but
             not before its stamp; what was lost from a page that is still young shows as a gap.
-        newest: the `updated_at` of the newest event of the ticket in the topic.
+        newest: the `updated_at` of the newest event of the ticket in the topic, or of its newest dead letter if later.
         tickets: whether deleted tickets are given tombstones, and system updates are excluded.
     """
     if (
@@ -149,8 +149,8 @@ def excuse(
 def key_faults(records: Iterable[Appended], *, repeated: bool = False) -> Iterator[Fault]:
     """Duplicates and disorder. Expects the records by id, then generation, then in the order of the topic.
 
-    `repeated`: pages may have been published again (`kafka.delivery: at_least_once`). Then a version that was there before is
-    a duplicate wherever it stands, and only one that was not can be out of order.
+    `repeated`: pages may have been published again (`kafka.delivery: at_least_once`). Then a version that was there before
+    is a duplicate wherever it stands, and only one that was not can be out of order.
     """
     of: tuple[int, int] | None = None
     event: Appended | None = None
@@ -186,8 +186,8 @@ def key_faults(records: Iterable[Appended], *, repeated: bool = False) -> Iterat
 def without_repeats(records: Iterable[Appended]) -> Iterator[Appended]:
     """The records of each page as its last attempt has them, where pages may have been published again.
 
-    Expects and yields them by generation, seq and index. An attempt that a crash has cut leaves a part of a page; the next one
-    may count other records, since tickets change meanwhile. Of the attempts that count alike, the last record of each
+    Expects and yields them by generation, seq and index. An attempt that a crash has cut leaves a part of a page; the next
+    one may count other records, since tickets change meanwhile. Of the attempts that count alike, the last record of each
     index stands for all; of those that do not, the whole ones come first, then the last.
     """
     for _, page in groupby(records, key=lambda record: (record.generation, record.seq)):
@@ -259,8 +259,8 @@ def disagreements(
         last: the record of the newest page of the checkpoint's generation.
         ahead: a record of a page behind the checkpoint's, but before the end that it names for the partition.
         beyond: records of the checkpoint's pages that are stamped after its position.
-        repeated: whether pages are published before their checkpoint: then there may be one behind the checkpoint's, and one
-            that a crash has cut may have reached further than the one that took its place.
+        repeated: whether pages are published before their checkpoint: then there may be one behind the checkpoint's, and
+            one that a crash has cut may have reached further than the one that took its place.
     """
     if checkpoint.tickets_topic != topic:
         yield f"the checkpoint is of topic {checkpoint.tickets_topic}, not {topic}"

@@ -48,8 +48,8 @@ _FACTS = {
 class Verdict:
     """What `verify` found. Numbers count versions or records; `examples` has up to `most_examples` of each kind.
 
-    `delivery` is the setting by which it is judged. `generations` has the newest page of each generation in the topic; `disagreements` of topic and checkpoint, and `stuck`
-    transactions, are a line each.
+    `delivery` is the setting by which it is judged. `generations` has the newest page of each generation in the topic;
+    `disagreements` of topic and checkpoint, and `stuck` transactions, are a line each.
     """
 
     account: str

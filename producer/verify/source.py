@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
@@ -32,13 +32,14 @@ _SAY_EVERY = 5.0
 
 
 class _Offered(msgspec.Struct):
-    """A line of the ground truth (producer.sandbox.zendesk.history.Offered)."""
+    """A line of the ground truth (producer.sandbox.zendesk.history.Offered). Older simulators tell no `updated_at`."""
 
     id: int
     generated_timestamp: int
     sha256: str
     current: bool
     status: str
+    updated_at: int | None = None
 
 
 async def read_export(
@@ -99,16 +100,17 @@ async def read_export(
 
 
 class Truth:
-    """The ground truth of a pretend Zendesk at `url`. Use `open_truth`."""
+    """The ground truth of a pretend Zendesk at `url`, as `view` shows it. Use `open_truth`."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, view: Mapping[str, str]) -> None:
         self.url = url
         self._session = session
+        self._view = view
 
     async def answers(self) -> bool:
         """Whether there is one."""
         try:
-            async with self._session.get(self.url, params={"current": "true"}) as response:
+            async with self._session.get(self.url, params={**self._view, "current": "true"}) as response:
                 return response.status == 200 and response.content_type == "application/x-ndjson"
         except (aiohttp.ClientError, TimeoutError):
             return False  # whatever is wrong there, the API's client says it better
@@ -124,7 +126,7 @@ class Truth:
                     bytes.fromhex(version.sha256)[:8],
                     None,
                     version.status == "deleted",
-                    None,
+                    version.updated_at,
                     is_required(version.generated_timestamp, checkpoint),
                 )
                 for version in versions
@@ -146,7 +148,7 @@ class Truth:
         decoder = msgspec.json.Decoder(_Offered)
         rest, lines, said = b"", 0, time.monotonic()
         try:
-            async with self._session.get(self.url) as response:
+            async with self._session.get(self.url, params=self._view) as response:
                 if response.status != 200:
                     raise Unavailable(f"the ground truth {self.url} answered {response.status}")
                 async for chunk in response.content.iter_chunked(_CHUNK):
@@ -173,16 +175,22 @@ async def open_truth(settings: Settings, truth: str | None) -> AsyncIterator[Tru
     """The ground truth to judge by; None for the API itself.
 
     `truth` is its URL (that of the simulator will do), "off", or None: then the account itself is asked for one, unless it
-    is reached by https, as every real one is.
+    is reached by https, as every real one is. It knows plain hashes, and so is of no use where field rules key them.
     """
-    url = truth or settings.zendesk.base_url
-    if truth == "off" or (truth is None and url.startswith("https:")):
+    zendesk, url = settings.zendesk, truth or settings.zendesk.base_url
+    if truth == "off" or (truth is None and url.startswith("https:")) or settings.tickets.key is not None:
         yield None
         return
+    # What was offered depends on what was asked for.
+    view = {
+        "exclude_deleted": "true" if zendesk.exclude_deleted else "",
+        "support_type_scope": zendesk.support_type_scope,
+        "include": ",".join(zendesk.include),
+    }
     if urlsplit(url).path in ("", "/"):
         url = url.rstrip("/") + _TRUTH_PATH
     async with aiohttp.ClientSession(timeout=_TIMEOUT, trust_env=False) as session:
-        found = Truth(session, url)
+        found = Truth(session, url, {name: value for name, value in view.items() if value})
         yield found if truth is not None or await found.answers() else None
 
 

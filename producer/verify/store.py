@@ -142,6 +142,11 @@ class Store:
             end_time,
         )
 
+    def event(self, generation: int, id_: int | None, stamp: int, digest: bytes) -> Appended | None:
+        """An event of this version in a generation."""
+        where = "WHERE generation = ? AND id = ? AND stamp = ? AND digest = ? AND NOT tombstone LIMIT 1"
+        return next(self._appended(where, generation, id_, stamp, digest), None)
+
     def altered(self) -> Iterator[Appended]:
         """Records that are not what their headers say."""
         return self._appended("WHERE altered")
@@ -197,10 +202,10 @@ class Store:
             "WHERE generation = ? AND seq <= ? AND stamp > ? AND NOT tombstone", generation, seq, end_time
         )
 
-    def _appended(self, rest: str, *values: int) -> Iterator[Appended]:
+    def _appended(self, rest: str, *values: int | bytes | None) -> Iterator[Appended]:
         return map(Appended._make, self._rows(f"SELECT {_APPENDED} FROM records r {rest}", *values))  # noqa: S608 (our own text)
 
-    def _rows(self, query: str, *values: int) -> sqlite3.Cursor:
+    def _rows(self, query: str, *values: int | bytes | None) -> sqlite3.Cursor:
         return self._database.execute(query, values)
 
     def _number(self, query: str, *values: int) -> int:

@@ -14,11 +14,14 @@ _CE_ID = re.compile(rb"(\d{1,19}):(-?\d{1,18}):([0-9a-f]{16})(:tombstone)?")
 _PAGE = re.compile(rb"(\d{1,18})/(\d{1,18})/(\d{1,18})/(\d{1,18})")
 
 
-def understand(record: ConsumerRecord[bytes, bytes], partition: int, source: bytes) -> Record | None:
+def understand(
+    record: ConsumerRecord[bytes, bytes], partition: int, source: bytes, *, keyed: bool = False
+) -> Record | None:
     """A row for the store; None when the record is not one of ours.
 
     Ours have the headers `ce_id` and `zendesk-page` of the message contract, and a `ce_source` that begins with `source`.
-    Altered: the value's SHA-256 is not the H of `ce_id`, a tombstone has a value, or the key is not the id.
+    Altered: the value's SHA-256 is not the H of `ce_id`, a tombstone has a value, or the key is not the id. Where field
+    rules apply, H is `keyed` and says nothing of the value.
     """
     headers = dict(record.headers)
     identity = _CE_ID.fullmatch(headers.get("ce_id") or b"")
@@ -31,7 +34,7 @@ def understand(record: ConsumerRecord[bytes, bytes], partition: int, source: byt
     if tombstone is not None:
         altered = value is not None
     else:
-        altered = value is None or hashlib.sha256(value).digest()[:8] != claimed
+        altered = value is None or not (keyed or hashlib.sha256(value).digest()[:8] == claimed)
     return (
         int(id_),
         int(stamp),

@@ -86,7 +86,8 @@ class _Verification:
         self._patience = patience
         self._topic = settings.topics.tickets
         self._source = f"https://{settings.zendesk.subdomain}.zendesk.com/".encode()
-        self._letters = DeadLetters()
+        self._keyed = settings.tickets.key is not None
+        self._letters = DeadLetters(settings.zendesk.subdomain)
         self._verdict = Verdict(
             account=settings.zendesk.subdomain,
             topic=self._topic,
@@ -111,7 +112,9 @@ class _Verification:
                     at_most = sum(await self._high_watermarks(reader, partitions))
                     await read_export(self._settings, checkpoint, self._store, requests_per_minute, at_most, self._say)
                     self._verdict.note(
-                        "the API shows no replaced versions: altered means here that hashes do not match"
+                        "field rules are on: whether a value is what they leave is not judged"
+                        if self._keyed
+                        else "the API shows no replaced versions: altered means here that hashes do not match"
                     )
                 ends = await self._high_watermarks(reader, partitions)
                 async with open_topic(self._options, self._topic) as topic:
@@ -135,7 +138,9 @@ class _Verification:
                         f"topic {name} does not exist, or may not be seen",
                         hint="there is nothing to verify before `run`",
                     )
-            configs = (await admin.configs(self._topic)).get(self._topic)
+            letters = survey.topics.get(self._settings.topics.dead_letters)
+            all_configs = await admin.configs(self._topic, *([letters.name] if letters else []))
+        configs = all_configs.get(self._topic)
         if configs is None:
             self._verdict.note(
                 f"the settings of topic {self._topic} may not be read (ACL DescribeConfigs): all that compaction could have "
@@ -147,8 +152,9 @@ class _Verification:
             )
         checkpoints = survey.topics[self._settings.topics.checkpoints]
         account = self._settings.zendesk.subdomain.encode()
-        letters = survey.topics.get(self._settings.topics.dead_letters)
         self._letter_partitions = letters.partitions if letters else 0
+        letter_configs = all_configs.get(letters.name) if letters else None
+        self._letter_retention = Retention.of_topic(letter_configs, time.time() * 1000)
         return survey.topics[self._topic].partitions, partition_of(account, checkpoints.partitions), configs
 
     async def _high_watermarks(self, reader: CheckpointReader, partitions: int) -> tuple[int, ...]:
@@ -185,7 +191,7 @@ class _Verification:
 
         def take(partition: int, records: ConsumerRecords) -> None:
             nonlocal said
-            rows = [(record, understand(record, partition, self._source)) for record in records]
+            rows = [(record, understand(record, partition, self._source, keyed=self._keyed)) for record in records]
             self._store.add_records(row for _, row in rows if row is not None)
             for record, row in rows:
                 if row is None:
@@ -211,7 +217,7 @@ class _Verification:
 
         def take(partition: int, records: ConsumerRecords) -> None:
             for record in records:
-                self._letters.take(record, partition, self._settings.zendesk.subdomain)
+                self._letters.take(record, partition)
 
         async with open_topic(self._options, name) as topic:
             stuck = await topic.read({p: (0, end) for p, end in enumerate(ends)}, take, self._patience)
@@ -228,7 +234,12 @@ class _Verification:
             self._verdict.count("altered", f"ticket {record.id} at {record.place}: a version that was never offered")
 
     async def _settle_doubtful(self, topic: TopicReader) -> None:
-        """Read events again that differ from others of their id and stamp: is it the content, or just the bytes?"""
+        """Read events again that differ from others of their id and stamp: is it the content, or just the bytes?
+
+        Where field rules apply, what is published does not tell: their H counts.
+        """
+        if self._keyed:
+            return
         spans = self._store.find_doubtful()
         wanted = {partition: self._store.doubtful(partition) for partition in spans}
         following = {partition: next(rows, None) for partition, rows in wanted.items()}
@@ -254,20 +265,29 @@ class _Verification:
         verdict.generations = store.generations()
         if checkpoint.end_time is not None:
             verdict.superseded = store.superseded(checkpoint.end_time)
-        gone, letter_faults = self._letters.judge(checkpoint.generation, checkpoint.dead_lettered)
+        letters, removal = self._letters, self._letter_retention
+        gone = letters.gone(checkpoint.generation, checkpoint.dead_lettered)
         for absent, tombstone, superseded, newest in store.absent():
-            if absent.digest in self._letters.versions:
+            if letters.hold(absent.digest):
                 verdict.count("dead_lettered", _describe(absent))
                 continue
+            newest = max(filter(None, (newest, letters.updated(absent.id))), default=None)
             reason = excuse(absent, tombstone, superseded, newest, retention, self._settings.tickets)
-            unexplained: Counted = "letters_gone" if verdict.letters_gone < gone else "missing"
+            # A letter was written after its version was stamped.
+            removed = verdict.letters_gone < gone and removal.may_delete(absent.stamp * 1000)
+            unexplained: Counted = "letters_gone" if removed else "missing"
             verdict.count(reason or unexplained, _describe(absent))
         for record in store.altered():
             verdict.count("altered", f"ticket {record.id} at {record.place}: not what its headers say")
         repeated = self._settings.kafka.delivery == "at_least_once"
         pages = store.by_page(checkpoint.generation, checkpoint.seq)
         faults: Iterator[Fault] = chain(
-            letter_faults,
+            letters.faults(
+                checkpoint.generation,
+                checkpoint.dead_lettered,
+                removal,
+                lambda letter: store.event(letter.generation, letter.id, letter.stamp, letter.digest),
+            ),
             key_faults(store.by_key(), repeated=repeated),
             page_faults(
                 without_repeats(pages) if repeated else pages, retention, from_the_start=store.from_the_start()
@@ -277,6 +297,10 @@ class _Verification:
             verdict.count(fault.word, fault.text)
         generation, seq = checkpoint.generation, checkpoint.seq
         beyond = () if checkpoint.end_time is None else store.stamped_after(checkpoint.end_time, generation, seq)
+        if not repeated and (newest_letter := letters.newest(later.generation)) > later.dead_lettered:
+            verdict.disagreements.append(
+                f"dead letter {newest_letter} is in the topic, but the checkpoint counts only {later.dead_lettered}"
+            )
         verdict.disagreements.extend(
             disagreements(
                 checkpoint,
