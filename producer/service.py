@@ -92,7 +92,9 @@ async def pump(
             if once:
                 return
             tell(CaughtUp(checkpoint, page.server_time, poll_interval))
-            await stop.sleep(poll_interval)
+        wait = poll_interval if page.caught_up else 0.0
+        del page, shipment  # or every account would keep its last page in memory while it waits for the next one
+        await stop.sleep(wait)
 
 
 def _summary(settings: Settings, stream: Stream) -> dict[str, str]:

@@ -64,7 +64,7 @@ def test_help_is_quick_and_lists_the_commands() -> None:
     done = command("--help")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0
-    for name in ("run", "health", "config", "simulate", "broker"):
+    for name in ("run", "health", "config", "dead-letters", "simulate", "broker"):
         assert f"\n  {name} " in done.stdout
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime <= 0.3
 
@@ -96,7 +96,7 @@ def test_it_does_not_run_with_assertions_switched_off() -> None:
 
 def test_a_bug_shows_a_traceback_and_exits_with_1() -> None:
     # There is none that we know, so one is made.
-    script = "import producer.settings, producer.__main__ as m; producer.settings.load_settings = None; m.main()"
+    script = "import producer.settings, producer.__main__ as m; producer.settings.load_accounts = None; m.main()"
     done = subprocess.run(
         [sys.executable, "-c", script, "config", "show"], env=environment(), capture_output=True, text=True, timeout=30
     )
@@ -128,7 +128,7 @@ def test_the_shown_settings_have_masked_secrets_and_their_origins(tmp_path: Path
 
 def test_the_schema_describes_every_group_and_requires_nothing_of_the_file() -> None:
     schema = json.loads(command("config", "schema").stdout)
-    assert set(schema["properties"]) == {"zendesk", "kafka", "topics", "tickets", "http", "log"}
+    assert set(schema["properties"]) == {"zendesk", "kafka", "topics", "tickets", "http", "log", "accounts"}
     assert "required" not in json.dumps(list(schema))
     for model in schema["$defs"].values():
         assert "required" not in model

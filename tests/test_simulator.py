@@ -1268,7 +1268,7 @@ async def test_the_truth_streams_while_the_export_is_served() -> None:
     async with simulated(Account.generate(3_000, 1, NOW, 86_400), Clock.manual(NOW + 100)) as caller:
         async with caller.session.get(caller.server.base_url + "/simulator/truth") as truth:
             first = json.loads(await truth.content.readline())
-            assert set(first) == {"id", "generated_timestamp", "sha256", "current", "status"}
+            assert set(first) == {"id", "generated_timestamp", "sha256", "current", "status", "updated_at"}
             assert (await caller.get(start_time=0, per_page=10)).status == 200
             rest = (await truth.content.read()).splitlines()
         assert len(rest) == 2_999

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ from producer import __version__
 from producer.cli import broker, check, checkpoint, config, dead_letters, demo, health, run, simulate, topics, verify
 
 if TYPE_CHECKING:
-    from producer.settings import Settings
+    from producer.settings import HttpSettings, Settings
 
 app = typer.Typer(
     name="zendesk-producer",
@@ -21,6 +22,33 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help takes a third of the CPU of boxes
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """The settings that were asked for, read when a command needs them: one that needs none is not bothered by wrong ones."""
+
+    config: Path | None
+    overrides: list[str]
+    accounts: list[str]
+
+    def __call__(self) -> Settings:
+        """Those of the account that the command is about. Raises Misconfigured where it could be several."""
+        from producer.settings import load_settings
+
+        return load_settings(self.config, self.overrides, self.accounts)
+
+    def all(self) -> tuple[Settings, ...]:
+        """Those of each account, or of each that was named."""
+        from producer.settings import load_accounts
+
+        return load_accounts(self.config, self.overrides, self.accounts)
+
+    def http(self) -> HttpSettings:
+        """Those of the endpoint, which are nobody's in particular."""
+        from producer.settings import load_http
+
+        return load_http(self.config, self.overrides)
 
 
 def _print_version(wanted: bool) -> None:
@@ -44,16 +72,20 @@ def _global_options(
             "--set", metavar="GROUP.NAME=VALUE", help="A setting that overrides all other sources; repeatable."
         ),
     ] = None,
+    accounts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--account",
+            metavar="NAME",
+            help="Which of the list of accounts, where there is one; repeatable for commands that take several.",
+            show_default="all, or the only one",
+        ),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    def settings() -> Settings:
-        from producer.settings import load_settings
-
-        return load_settings(config, overrides or ())
-
-    context.obj = settings  # a command that needs no settings is not bothered by wrong ones
+    context.obj = _Wanted(config, overrides or [], accounts or [])
 
 
 # Each module imports only typer and the standard library at its top, so that `--help` stays fast.

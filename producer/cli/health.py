@@ -14,7 +14,7 @@ def health(context: typer.Context) -> None:
 
     from producer.errors import Misconfigured
 
-    settings = context.obj().http
+    settings = context.obj.http()
     if not settings.enabled or settings.port == 0:
         raise Misconfigured(
             f"the service cannot be asked: http.{'port is 0' if settings.enabled else 'enabled is false'}",

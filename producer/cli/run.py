@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from producer.events import Observer
     from producer.settings import Settings
     from producer.stop import Stop
@@ -28,14 +30,15 @@ def run(
 ) -> None:
     """Run the service until SIGTERM or SIGINT.
 
-    It publishes every ticket version from the checkpoint on, and waits for an API or a broker that is away.
+    It publishes every ticket version from the checkpoint on, and waits for an API or a broker that is away. With a list of
+    accounts it does so for each of them, or for those named with --account; one that fails does not disturb the others.
     """
     import asyncio  # a quarter of the time that `--help` may take
 
-    asyncio.run(_main(context.obj(), once=once, give_up_after=give_up_after if once else None))
+    asyncio.run(_main(context.obj.all(), once=once, give_up_after=give_up_after if once else None))
 
 
-async def _main(settings: Settings, *, once: bool, give_up_after: float | None) -> None:
+async def _main(accounts: Sequence[Settings], *, once: bool, give_up_after: float | None) -> None:
     import gc
     import os
     import secrets
@@ -49,28 +52,32 @@ async def _main(settings: Settings, *, once: bool, give_up_after: float | None) 
     from producer.stop import Stop, on_signals
 
     stop, board = Stop(), Board()
-    watched: dict[str, Observer] = {stream: board.watch(settings, stream) for stream in settings.zendesk.streams}
+    watched: dict[tuple[str, str], Observer] = {
+        (settings.zendesk.subdomain, stream): board.watch(settings, stream)
+        for settings in accounts
+        for stream in settings.zendesk.streams
+    }
     # What is imported stays for ever, as do the series of each service: the collector, which every page sets going, need
     # not walk through it each time (measured: a twelfth of the CPU per ticket, docs/performance.md).
     gc.collect()
     gc.freeze()
-    configure(settings)
+    configure(*accounts)
     instance = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
     async with AsyncExitStack() as around:
         around.enter_context(on_signals(stop))
-        if settings.http.enabled:
-            await around.enter_async_context(serve(settings.http, board))
+        if (http := accounts[0].http).enabled:  # the same for all
+            await around.enter_async_context(serve(http, board))
         await until_stopped(
             lambda: run_all(
-                [settings],
+                accounts,
                 stop,
-                lambda _, stream: watched[stream.name],
+                lambda settings, stream: watched[settings.zendesk.subdomain, stream.name],
                 instance=instance,
                 once=once,
                 give_up_after=give_up_after,
             ),
             stop,
-            next(iter(watched.values())),
+            board.tell,
         )
 
 

@@ -19,19 +19,20 @@ def create(
     context: typer.Context,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be done.")] = False,
 ) -> None:
-    """Create the topics that are missing, and inspect those that exist. Exit code 78 when one of them is unsafe."""
+    """Create the topics that are missing, of all accounts, and inspect those that exist. Exit code 78 when one of them is
+    unsafe."""
     import asyncio
 
     from producer.errors import Misconfigured
     from producer.kafka.topics import inspect, open_admin, plans
     from producer.streams import STREAMS
 
-    settings = context.obj()
-    streams = [STREAMS[name] for name in settings.zendesk.streams]
-    wanted = list({plan.name: plan for stream in streams for plan in plans(settings, stream)}.values())
+    accounts = context.obj.all()
+    streams = [(settings, STREAMS[name]) for settings in accounts for name in settings.zendesk.streams]
+    wanted = list({plan.name: plan for settings, stream in streams for plan in plans(settings, stream)}.values())
 
     async def work() -> None:
-        async with open_admin(settings.kafka) as admin:
+        async with open_admin(accounts[0].kafka) as admin:
             survey = await admin.survey()
             missing = [plan for plan in wanted if plan.name not in survey.topics]
             there = [plan.name for plan in wanted if plan.name in survey.topics]
@@ -44,7 +45,7 @@ def create(
                 for warning in await admin.create(missing, survey.brokers):
                     typer.echo(f"warning: {warning}")
             configs_there = await admin.configs(*there) if there else {}
-            found = [inspect(settings.topics, stream, survey, configs_there) for stream in streams]
+            found = [inspect(settings.topics, stream, survey, configs_there) for settings, stream in streams]
             for name in there:
                 typer.echo(f"exists: {name}")
             for warning in dict.fromkeys(warning for _, warnings in found for warning in warnings):

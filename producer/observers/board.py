@@ -10,7 +10,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from producer import __version__
-from producer.events import Observer
+from producer.events import Event, Observer
 from producer.observers import fan_out
 from producer.observers.log import Log
 from producer.observers.metrics import Metrics
@@ -33,6 +33,7 @@ class Board:
         self._metrics = Metrics()
         self._statuses: list[Status] = []
         self._logs: list[Log] = []
+        self._observers: list[Observer] = []
 
     @property
     def registry(self) -> CollectorRegistry:
@@ -48,7 +49,16 @@ class Board:
         if len(self._logs) > 1:
             for each in self._logs:
                 each.sign()
-        return fan_out(status, self._metrics.watch(status), log)  # the others read from the status, so it hears first
+        # The others read from the status, so it hears first.
+        observer = fan_out(status, self._metrics.watch(status), log)
+        self._observers.append(observer)
+        return observer
+
+    def tell(self, event: Event) -> None:
+        """Tell what happens to every service that has not ended."""
+        for status, observer in zip(self._statuses, self._observers, strict=True):
+            if status.state != "stopped":
+                observer(event)
 
     def alive(self) -> Verdict:
         """Whether no service is stuck. One that has ended, as that of a refused account, is no reason to end the others."""

@@ -1,4 +1,5 @@
-"""Settings: `model` has every one of them, once; `sources` reads their values, reports all problems at once."""
+"""Settings: `model` has every one of them, once; `sources` reads their values, reports all problems at once; `accounts` tells
+what is whose where there are several accounts."""
 
 from producer.settings.model import (
     NAMES,
@@ -10,7 +11,7 @@ from producer.settings.model import (
     TopicsSettings,
     ZendeskSettings,
 )
-from producer.settings.sources import load_settings, read_again
+from producer.settings.sources import load_accounts, load_http, load_settings, read_again
 
 __all__ = [
     "NAMES",
@@ -21,6 +22,8 @@ __all__ = [
     "TicketsSettings",
     "TopicsSettings",
     "ZendeskSettings",
+    "load_accounts",
+    "load_http",
     "load_settings",
     "read_again",
 ]

@@ -41,20 +41,27 @@ class Budget:
     begins, has more of them than asked for (of a fraction: than the next whole number). Nothing is made up for after a slow
     page: a process killed while it did would leave its successor a minute that is spent already. A new process waits as
     long before its first request as between any two, which carries the same over a restart, and over a crash loop (design,
-    D8).
+    D8); and `later` by that part of it, so that accounts which begin together ask one after the other, and their pages are not
+    all in memory at once.
 
     `turn` before a request is prepared, which the account's streams take in turns; the client calls `sending` and `hear`.
     """
 
     def __init__(
-        self, per_minute: float | Literal["auto"], stop: Stop, tell: Observer, left_to_others: float = 0.0
+        self,
+        per_minute: float | Literal["auto"],
+        stop: Stop,
+        tell: Observer,
+        left_to_others: float = 0.0,
+        *,
+        later: float = 0.0,
     ) -> None:
         self._left_to_others = left_to_others if per_minute == "auto" else None
         self.per_minute = USUAL * (1 - left_to_others) if per_minute == "auto" else per_minute
         self._stop = stop
         self._tell = tell
         self._turn = -math.inf  # the last one taken
-        self._sent = _now()
+        self._sent = _now() + later * self._interval
         self._held = -math.inf  # until then
         self._window = -1, -1  # `remaining` and `resets` of the last answer
         self._alone = True

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from copy import copy
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 
 import aiohttp
@@ -25,6 +27,10 @@ from producer.zendesk.clock import ServerClock
 # Seconds. An extended page of many thousand tickets may take the API a minute before its first byte.
 TIMEOUT = aiohttp.ClientTimeout(total=180, connect=15, sock_connect=15, sock_read=90)
 TOKEN_TIMEOUT = aiohttp.ClientTimeout(total=30, connect=15, sock_connect=15)
+
+CONNECTIONS = 4
+"""Most that an account has at a time: one for each of its streams."""
+
 _CHUNK = 64 * 1024
 _ERROR_BODY = 4096
 
@@ -45,17 +51,59 @@ class _Attempt:
     began: float
 
 
+class Pool:
+    """The connections of all accounts, and whom to trust at their other ends. Use `open_pool`."""
+
+    def __init__(self, connector: aiohttp.TCPConnector) -> None:
+        self.connector = connector
+        self._trusted: dict[Path, ssl.SSLContext] = {}
+
+    def trust(self, settings: Settings) -> ssl.SSLContext | bool:
+        """The `ssl` of an account's requests. Accounts with the same file share what was read from it.
+
+        Raises:
+            Misconfigured: `zendesk.ca_file` cannot be read.
+        """
+        file = settings.zendesk.ca_file
+        if file is None:
+            return True
+        if file not in self._trusted:
+            try:
+                self._trusted[file] = ssl.create_default_context(cafile=file)
+            except (OSError, ssl.SSLError) as error:
+                raise Misconfigured(f"zendesk.ca_file {file} cannot be used: {error}") from None
+        return self._trusted[file]
+
+
+@asynccontextmanager
+async def open_pool(accounts: Sequence[Settings]) -> AsyncIterator[Pool]:
+    """Connections for the process's lifetime. None of the accounts can be kept waiting by what another one occupies."""
+    # Counted by host, and accounts may have the same one: behind a gateway, or in a sandbox.
+    together = max(Counter(settings.zendesk.base_url for settings in accounts).values())
+    connector = aiohttp.TCPConnector(limit=0, limit_per_host=CONNECTIONS * together)
+    async with connector:
+        yield Pool(connector)
+
+
 class Client:
     """Asks one account's API. Credentials go to the configured host only: no redirect, no URL of the server is followed.
 
     Its `budget` is told of every request sent, and of every answer's headers.
     """
 
-    def __init__(self, settings: Settings, session: aiohttp.ClientSession, tell: Observer, budget: Budget) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        session: aiohttp.ClientSession,
+        trust: ssl.SSLContext | bool,
+        tell: Observer,
+        budget: Budget,
+    ) -> None:
         self.clock = ServerClock()
         self._zendesk = settings.zendesk
         self._redact = settings.redact
         self._session = session
+        self._trust = trust
         self._tell = tell
         self._budget = budget
         self._login = Login(settings, self._ask_for_token, tell)
@@ -91,6 +139,7 @@ class Client:
                 },
                 allow_redirects=False,
                 proxy=self._zendesk.proxy,
+                ssl=self._trust,
                 trace_request_ctx=attempt,
             ) as response:
                 return await self._take(response, attempt, authorization)
@@ -131,6 +180,7 @@ class Client:
                 headers={"Accept": "application/json"},
                 allow_redirects=False,
                 proxy=self._zendesk.proxy,
+                ssl=self._trust,
                 timeout=TOKEN_TIMEOUT,
             ) as response:
                 body = bytearray()
@@ -185,24 +235,31 @@ class Client:
 
 
 @asynccontextmanager
-async def open_client(settings: Settings, tell: Observer, budget: Budget) -> AsyncIterator[Client]:
-    """A client for the process's lifetime, with a connection pool of its own. Before each `get` a turn of `budget` is due.
+async def open_client(
+    settings: Settings, tell: Observer, budget: Budget, pool: Pool | None = None
+) -> AsyncIterator[Client]:
+    """A client for the process's lifetime, with connections of its own if not of `pool`. Before each `get` a turn of `budget` is due.
 
     Raises:
         Misconfigured: `zendesk.ca_file` cannot be read.
     """
-    connector = aiohttp.TCPConnector(limit=4, ssl=_tls(settings))
-    async with aiohttp.ClientSession(
-        connector=connector,
-        timeout=TIMEOUT,
-        headers={"User-Agent": f"zendesk-producer/{__version__}"},
-        cookie_jar=aiohttp.DummyCookieJar(),
-        trust_env=False,
-        trace_configs=[_at_sending(budget)],
-    ) as session:
+    async with AsyncExitStack() as around:
+        if pool is None:
+            pool = await around.enter_async_context(open_pool([settings]))
+        trust = pool.trust(settings)
+        session = aiohttp.ClientSession(
+            connector=pool.connector,
+            connector_owner=False,
+            timeout=TIMEOUT,
+            headers={"User-Agent": f"zendesk-producer/{__version__}"},
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            trace_configs=[_at_sending(budget)],
+        )
+        await around.enter_async_context(session)
         # Left on, aiohttp asks a second time by itself when a connection drops: past the budget, and seen by nobody.
         session._retry_connection = False
-        yield Client(settings, session, tell, budget)
+        yield Client(settings, session, trust, tell, budget)
 
 
 def _at_sending(budget: Budget) -> aiohttp.TraceConfig:
@@ -218,15 +275,6 @@ def _at_sending(budget: Budget) -> aiohttp.TraceConfig:
     # aiohttp calls it `sent`, but awaits it before it writes the first byte.
     trace.on_request_headers_sent.append(sending)
     return trace
-
-
-def _tls(settings: Settings) -> ssl.SSLContext | bool:
-    if settings.zendesk.ca_file is None:
-        return True
-    try:
-        return ssl.create_default_context(cafile=settings.zendesk.ca_file)
-    except (OSError, ssl.SSLError) as error:
-        raise Misconfigured(f"zendesk.ca_file {settings.zendesk.ca_file} cannot be used: {error}") from None
 
 
 def _limits(headers: Mapping[str, str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from producer.streams import BESIDE, TICKETS, Stream
 from producer.zendesk.asker import Asker
 from producer.zendesk.auth import API_TOKENS_END
 from producer.zendesk.budget import Budget
-from producer.zendesk.client import Client, open_client
+from producer.zendesk.client import Client, Pool, open_client
 from producer.zendesk.cursor_export import CursorExport
 from producer.zendesk.doubts import Doubts, Notices, hosts_of
 from producer.zendesk.late_rows import LateRows
@@ -76,9 +76,16 @@ class Account:
 
 @asynccontextmanager
 async def open_account(
-    settings: Settings, stop: Stop, tell: Observer, *, requests_per_minute: float | None = None
+    settings: Settings,
+    stop: Stop,
+    tell: Observer,
+    *,
+    requests_per_minute: float | None = None,
+    pool: Pool | None = None,
+    later: float = 0.0,
 ) -> AsyncIterator[Account]:
-    """An account for the process's lifetime. `requests_per_minute` overrides the setting.
+    """An account for the process's lifetime. `requests_per_minute` overrides the setting; the connections are those of `pool`,
+    or its own; `later`: see `Budget`.
 
     Raises:
         Misconfigured: as from `open_client`.
@@ -92,8 +99,9 @@ async def open_account(
                 "(zendesk.client_id and zendesk.client_secret)",
             )
         )
-    budget = Budget(requests_per_minute or zendesk.requests_per_minute, stop, tell, zendesk.left_to_others)
-    async with open_client(settings, tell, budget) as client:
+    per_minute = requests_per_minute or zendesk.requests_per_minute
+    budget = Budget(per_minute, stop, tell, zendesk.left_to_others, later=later)
+    async with open_client(settings, tell, budget, pool) as client:
         yield Account(settings, client, budget, stop)
 
 
