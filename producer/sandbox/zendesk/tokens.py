@@ -60,9 +60,7 @@ class OAuth:
             life = min(expires_in, self.longest)
             self._tokens[token] = now + life, words
             told = {"scope": granted} if self.tells_scope else {}
-            answer = json_answer(
-                201, {"access_token": token, "token_type": "bearer", **told, "expires_in": life}
-            )
+            answer = json_answer(201, {"access_token": token, "token_type": "bearer", **told, "expires_in": life})
         self.journal.append(Asked(now, str(client_id), scope, expires_in, granted))
         return answer
 
