@@ -264,6 +264,16 @@ async def test_with_on_poison_stop_what_cannot_be_published_stops_the_account_an
     assert faults(reader.messages(), account.versions()) == []
 
 
+async def test_a_history_that_begins_with_dead_letters_alone_goes_on_behind_them(
+    settings: Settings, zendesk: Simulator, account: Account, clock: Clock, reader: Reader
+) -> None:
+    account.rewrite(account.put(int(clock.now()) - 300), HOSTILE["lone_surrogate"])
+    for _ in range(3):
+        await once(settings)
+    assert len(reader.letters()) == 1
+    assert reader.checkpoints()[-1]["seq"] == 0
+
+
 async def test_a_page_without_a_single_usable_ticket_is_refused_and_not_dead_lettered(
     settings: Settings, zendesk: Simulator, account: Account, clock: Clock, reader: Reader
 ) -> None:

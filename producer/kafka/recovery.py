@@ -167,7 +167,8 @@ async def accept(
             )
         await asyncio.sleep(_SECOND_LOOK)  # a new leader may learn the high watermark a moment late
     # Until its first page a first start may be corrected. A position that a person has set (another generation) is final.
-    correctable = found.seq == 0 and found.generation == 1 and settings.zendesk.start_time is not None
+    untouched = found.seq == 0 and found.dead_lettered == 0  # a page may consist of dead letters alone
+    correctable = untouched and found.generation == 1 and settings.zendesk.start_time is not None
     if found.end_time is None or correctable:
         start_time = begin_at(settings, stream)
         return found.at(start_time, start=start_time)
