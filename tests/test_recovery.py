@@ -264,7 +264,7 @@ async def test_a_topic_that_keeps_the_promise_less_well_is_warned_about(
 async def ended(run: Run) -> Misconfigured:
     """How a service ends that finds its topics replaced."""
     with pytest.raises(Misconfigured) as caught:
-        await asyncio.wait_for(run.task, 60)
+        await asyncio.wait_for(run.task, 120)
     return caught.value
 
 
