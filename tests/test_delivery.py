@@ -248,6 +248,10 @@ class Sleeper(Session):
         return await super()._append(records, successor)
 
 
+def published(run: Run) -> int:
+    return sum(len(event.shipment.published) for event in run.events if isinstance(event, Committed))
+
+
 @pytest.mark.parametrize("delivery", [AT_LEAST_ONCE, EXACTLY_ONCE])
 async def test_an_instance_that_slept_appends_what_it_had_in_hand_and_stands_by_and_its_successor_goes_on(
     delivery: str,
@@ -270,9 +274,10 @@ async def test_an_instance_that_slept_appends_what_it_had_in_hand_and_stands_by_
     await until(lambda: second.told(CaughtUp) > 1)
     Sleeper.awake.set()
     await until(lambda: first.told(StandingBy) > 0)
+    seen = published(second)
     account.update(1, int(clock.now()) - 65)
-    seen = second.told(Committed)
-    await until(lambda: second.told(Committed) > seen)
+    # Not just a commit: the checkpoint of the one that slept makes the second write its own again.
+    await until(lambda: published(second) > seen)
     assert (second.told(StandingBy), second.told(Opened)) == (0, 1)
     await second.end()
     await first.end()
