@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_delay
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_delay, stop_before_delay
 
 from producer.errors import Blocked, Fenced, ProducerError, Retriable, SignInRefused, Unavailable
 from producer.events import Committed, Event, Fetched, Observer, Retrying, StandingBy
@@ -30,8 +30,9 @@ def wait_for(error: BaseException | None, attempt: int, first: float, longest: f
     return wait if asked is None else max(asked + random.uniform(0, 1), wait)
 
 
-def retrying(stop: Stop, tell: Observer) -> AsyncRetrying:
-    """A fresh policy for one request: errors that are Retriable are tried again until BUDGET is spent.
+def retrying(stop: Stop, tell: Observer, give_up_after: float | None = None) -> AsyncRetrying:
+    """A fresh policy for one request: errors that are Retriable are tried again until BUDGET is spent, or as long as the next
+    attempt comes within `give_up_after` seconds of the first.
 
     Fresh each time, because tenacity keeps the state of a call on the object. The sleep ends at once when asked to stop,
     and raises Stopping then: tenacity alone would make one more attempt.
@@ -50,7 +51,7 @@ def retrying(stop: Stop, tell: Observer) -> AsyncRetrying:
     return AsyncRetrying(
         retry=retry_if_exception_type(Retriable),
         wait=wait,
-        stop=stop_after_delay(BUDGET),
+        stop=stop_after_delay(BUDGET) if give_up_after is None else stop_before_delay(min(BUDGET, give_up_after)),
         sleep=stop.sleep_or_raise,
         before_sleep=announce,
         reraise=True,

@@ -32,7 +32,8 @@ async def run(
 ) -> None:
     """Publish a stream of an account until asked to stop, or with `once` until caught up and committed.
 
-    `account` is one that the stream shares with others; without, one is opened for it alone. Whatever goes wrong outside ends the session and no more: the next one reads the checkpoint and goes on from there.
+    `account` is one that the stream shares with others; without, one is opened for it alone. Whatever goes wrong outside
+    ends the session and no more: the next one reads the checkpoint and goes on from there.
 
     Raises:
         Refused, Misconfigured: only a person can mend it.
@@ -48,7 +49,7 @@ async def run(
         async with AsyncExitStack() as around:
             if account is None:
                 account = await around.enter_async_context(open_account(settings, stop, tell))
-            source = account.source(stream, tell)
+            source = account.source(stream, tell, give_up_after)
             while not stop.is_set():
                 session: Session | None = None
                 try:

@@ -71,11 +71,15 @@ class Reader:
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
                 "auto.offset.reset": "error",
+                "fetch.wait.max.ms": 10,  # half a second otherwise, to learn that there is no more
             }
         )
         read: list[Message] = []
         ends = self._ends(topic)
         try:
+            consumer.list_topics(
+                topic, timeout=10
+            )  # else it looks for the partitions' leaders only half a second later
             consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in ends])
             deadline = time.monotonic() + 90  # longer than an abandoned transaction can hold readers back
             while ends:

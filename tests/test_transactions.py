@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from producer.errors import SessionOver
 from producer.events import Retrying
-from producer.kafka.connection import client_options
+from producer.kafka.connection import client_options, disconnect
 from producer.kafka.failures import within
 from producer.kafka.topics import open_admin, plans
 from producer.kafka.transactions import TransactionalProducer
@@ -217,3 +217,24 @@ async def test_a_network_that_is_cut_again_and_again_loses_and_repeats_nothing(
     assert run.told(Retrying) > 0
     await once(load_settings(overrides=overrides))
     assert faults(await asyncio.to_thread(reader.messages), account.versions()) == []
+
+
+@pytest.mark.parametrize("ours", [True, False])
+async def test_a_consumer_that_trips_over_a_task_of_its_own_leaves_no_connection_open(
+    ours: bool, kafka: Cluster
+) -> None:
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap_servers)
+    await consumer.start()
+    await consumer.topics()
+    connections = list(consumer._client._conns.values())
+    assert connections
+    assert consumer._fetcher is not None
+    consumer._fetcher._pending_tasks.add(asyncio.create_task(asyncio.sleep(60)))  # it gets no time to begin
+    if ours:
+        await disconnect(consumer)
+    else:  # the control: aiokafka by itself
+        with pytest.raises(asyncio.CancelledError):
+            await consumer.stop()
+    left = [connection for connection in connections if connection.connected()]
+    await consumer._client.close()
+    assert (left == []) == ours

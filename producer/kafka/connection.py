@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from contextlib import suppress
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
@@ -72,10 +73,14 @@ async def disconnect(consumer: AIOKafkaConsumer) -> None:
     except (TimeoutError, *FAILURES):
         pass
     except asyncio.CancelledError:
-        # aiokafka trips over a task of its own that had no time to begin. Only a cancellation of ours goes on.
+        # Only a cancellation of ours goes on. Else aiokafka has tripped over a task of its own that had no time to begin, on
+        # the way to the connections.
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
+        with suppress(TimeoutError, *FAILURES):
+            async with asyncio.timeout(_FAREWELL):
+                await consumer._client.close()
 
 
 async def why_unreachable(settings: KafkaSettings) -> ProducerError:

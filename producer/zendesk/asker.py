@@ -20,7 +20,7 @@ SETTLED = 61
 @dataclass(frozen=True, slots=True)
 class Asker:
     """For one Kafka session of the stream. `guard` is awaited before every request and may raise; `always` are parameters of
-    each."""
+    each; `give_up_after`: see `retrying`."""
 
     client: Client
     budget: Budget
@@ -29,6 +29,7 @@ class Asker:
     guard: Callable[[], Awaitable[None]]
     stop: Stop
     tell: Observer
+    give_up_after: float | None
 
     async def ask(self, path: str, where: dict[str, int | str], size: PageSize) -> tuple[Answer, int]:
         """The answer of `path` from `where` on, and how many tickets it was asked for.
@@ -56,7 +57,7 @@ class Asker:
 
     async def _ask_for(self, path: str, where: dict[str, int | str], tickets: int) -> Answer:
         start_time = where.get("start_time")
-        async for attempt in retrying(self.stop, self.tell):
+        async for attempt in retrying(self.stop, self.tell, self.give_up_after):
             with attempt:
                 if isinstance(start_time, int):
                     await self._settle(start_time)

@@ -33,6 +33,7 @@ class Source:
     time_size: PageSize
     cursor_size: PageSize
     tell: Observer
+    give_up_after: float | None
 
     @asynccontextmanager
     async def export(self, guard: Callable[[], Awaitable[None]]) -> AsyncIterator[Walk]:
@@ -42,9 +43,8 @@ class Source:
         """
         account, zendesk, stream = self.account, self.account.settings.zendesk, self.stream
         always, format = _parameters(zendesk, stream), _format(account.settings, stream)
-        asker = Asker(
-            account.client.telling(self.tell), account.budget, stream.name, always, guard, account.stop, self.tell
-        )
+        client, budget = account.client.telling(self.tell), account.budget
+        asker = Asker(client, budget, stream.name, always, guard, account.stop, self.tell, self.give_up_after)
         late_rows = LateRows(zendesk.late_row_window)
         by_time = TimeExport(asker, self.time_size, self.doubts, late_rows, format)
         by_cursor = None
@@ -67,11 +67,11 @@ class Account:
     budget: Budget
     stop: Stop
 
-    def source(self, stream: Stream, tell: Observer) -> Source:
-        """One of its streams. What happens on the way is told to `tell`."""
+    def source(self, stream: Stream, tell: Observer, give_up_after: float | None = None) -> Source:
+        """One of its streams. What happens on the way is told to `tell`; `give_up_after`: see `retrying`."""
         zendesk = self.settings.zendesk
         sizes = PageSize(zendesk.page_size), PageSize(zendesk.page_size)
-        return Source(stream, self, Doubts(hosts_of(zendesk), Notices(tell)), *sizes, tell)
+        return Source(stream, self, Doubts(hosts_of(zendesk), Notices(tell)), *sizes, tell, give_up_after)
 
 
 @asynccontextmanager
