@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from contextlib import suppress
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
@@ -66,21 +65,23 @@ def _path(value: object) -> str | None:
 
 
 async def disconnect(consumer: AIOKafkaConsumer) -> None:
-    """Stop a consumer. One that does not come to an end is left to the garbage collector."""
+    """Stop a consumer. However that goes, it has no connection afterwards, and makes none."""
+    client = consumer._client
     try:
         async with asyncio.timeout(_FAREWELL):
             await consumer.stop()
     except (TimeoutError, *FAILURES):
         pass
     except asyncio.CancelledError:
-        # Only a cancellation of ours goes on. Else aiokafka has tripped over a task of its own that had no time to begin, on
-        # the way to the connections.
+        # aiokafka trips over a task of its own that had no time to begin. Only a cancellation of ours goes on.
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
-        with suppress(TimeoutError, *FAILURES):
-            async with asyncio.timeout(_FAREWELL):
-                await consumer._client.close()
+    finally:
+        if client._sync_task is not None:
+            client._sync_task.cancel()
+        for connection in list(client._conns.values()):
+            connection.close()
 
 
 async def why_unreachable(settings: KafkaSettings) -> ProducerError:
