@@ -7,7 +7,7 @@ KEEP ?=
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help python kafka demo test test-containers bench bench-budget bench-backfill bench-pinned lint broker simulate lock clean
+.PHONY: help python kafka demo test test-containers bench bench-budget bench-backfill bench-pinned bench-accounts lint broker simulate lock clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ bench-backfill: kafka $(VENV)/.ready ## Ten million small tickets, stopped and k
 
 bench-pinned: kafka $(VENV)/.ready ## Seconds with up to 100,000 tickets: in how much memory they are passed (docs/performance.md)
 	@$(BIN)/python -m tests.bench.pinned
+
+bench-accounts: kafka $(VENV)/.ready ## Fifty accounts in one process: what one costs beside others (docs/performance.md)
+	@$(BIN)/python -m tests.bench.accounts
 
 bench-budget: kafka $(VENV)/.ready ## The request budget: used up, never exceeded, across a restart (docs/performance.md)
 	@$(BIN)/python -m tests.bench.budget
