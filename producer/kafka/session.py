@@ -64,7 +64,6 @@ class Session:
         limits: Limits,
     ) -> None:
         self.checkpoint = checkpoint
-        self.committed_pages = 0
         self._producer = producer
         self._reader = reader
         self._partition = partition
@@ -135,7 +134,6 @@ class Session:
             self._checkpoint_end = offset + 1
         self._committed_at = time.monotonic()
         self.checkpoint = committed
-        self.committed_pages += any(records.values())
         return committed
 
     async def _append(self, records: Mapping[str, Collection[Record]], successor: Checkpoint) -> tuple[int, ...]:
