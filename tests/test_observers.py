@@ -10,8 +10,11 @@ import io
 import json
 import logging
 import math
+import platform
+import resource
 import socket
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from time import thread_time
 from typing import Any
 
@@ -46,6 +49,7 @@ from producer.observers import fan_out
 from producer.observers.board import Board
 from producer.observers.http import serve
 from producer.observers.log import HEARTBEAT, PROGRESS, configure
+from producer.observers.memory import PAGES, Memory, trim
 from producer.observers.metrics import Metrics
 from producer.observers.status import GRACE, Status
 from producer.records import Records
@@ -959,3 +963,36 @@ async def test_a_scrape_of_two_hundred_services_leaves_the_loop_to_them(board: B
             assert await held_up(f"{url}/metrics") < await held_up(f"{control}/metrics") / 3
     finally:
         gc.unfreeze()
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+def test_memory_is_given_back_with_every_tenth_page_of_whichever_service() -> None:
+    given_back: list[int] = []
+    told = 0
+    memory = Memory(lambda: given_back.append(told))
+    for told in range(1, 2 * PAGES + 1):
+        memory(committed(version(told)))
+        memory(OPENED)
+    assert given_back == [PAGES, 2 * PAGES]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked")
+def test_what_pages_leave_behind_in_pieces_is_given_back() -> None:
+    def resident() -> int:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * resource.getpagesize()
+
+    tickets = [bytes(5_000) for _ in range(20_000)]
+    kept, full = tickets[::1000], resident()
+    del tickets
+    left = resident()  # what is kept between them holds the rest: the control
+    trim()
+    assert full - left < 50_000_000 < full - resident()
+    assert len(kept) == 20
+
+
+def test_a_c_library_that_cannot_give_memory_back_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("producer.observers.memory.ctypes.CDLL", lambda _: object())
+    trim()

@@ -45,15 +45,17 @@ async def _main(accounts: Sequence[Settings], *, once: bool, give_up_after: floa
     import socket
     from contextlib import AsyncExitStack
 
+    from producer.observers import fan_out
     from producer.observers.board import Board
     from producer.observers.http import serve
     from producer.observers.log import configure
+    from producer.observers.memory import Memory, trim
     from producer.services import run_all
     from producer.stop import Stop, on_signals
 
-    stop, board = Stop(), Board()
+    stop, board, memory = Stop(), Board(), Memory(trim)
     watched: dict[tuple[str, str], Observer] = {
-        (settings.zendesk.subdomain, stream): board.watch(settings, stream)
+        (settings.zendesk.subdomain, stream): fan_out(board.watch(settings, stream), memory)
         for settings in accounts
         for stream in settings.zendesk.streams
     }
