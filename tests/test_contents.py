@@ -354,6 +354,7 @@ async def test_a_limit_that_was_lowered_meanwhile_is_learned_batch_by_batch_and_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Limits, "told", lambda *_: None)
+    monkeypatch.setattr(retry.Setbacks, "REOPEN", (0.05, 0.5))
     run = Run(settings)
     await until(lambda: run.told(CaughtUp) > 0)
     for topic in ("tickets", "dead_letters"):
