@@ -18,11 +18,29 @@ from producer.zendesk import late_rows
 from tests.reader import Reader
 
 _numbers = count(1)
+_FAREWELL = 10.0
+"""Seconds in which connections that were closed must have ended."""
 
 # Whoever runs the tests may have settings of their own; tests and the processes that they start see none of them.
 for _name in [name for name in os.environ if name.startswith("PRODUCER_")]:
     del os.environ[_name]
 os.environ["PRODUCER_CONFIG"] = os.devnull
+
+
+@pytest.fixture(autouse=True)
+async def every_connection_ends_with_its_test() -> AsyncIterator[None]:
+    """Waits until no connection is left, and fails the test that leaves one.
+
+    A TLS connection is closed only when its far end has said good-bye too. A loop that ends before makes a
+    ResourceWarning of it, raised whenever the garbage is collected: in some other test. Autouse: set up before, thus
+    ended after, every fixture that connects or serves.
+    """
+    yield
+    transports = asyncio.get_running_loop()._transports  # type: ignore[attr-defined]
+    deadline = time.monotonic() + _FAREWELL
+    while left := [str(each) for each in list(transports.values()) if each.get_extra_info("socket").fileno() != -1]:
+        assert time.monotonic() < deadline, f"connections still open after the test: {left}"
+        await asyncio.sleep(0.005)
 
 
 @pytest.fixture(scope="session")
