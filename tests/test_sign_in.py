@@ -484,7 +484,7 @@ async def test_a_refusal_that_lasts_longer_than_the_grace_ends_the_service_with_
     oauth.revoke()
     with pytest.raises(SignInRefused):
         await asyncio.wait_for(run.task, 20)
-    assert [event.what for event in run.events if isinstance(event, Retrying)].count("sign-in") >= 2
+    assert refused(run) > 0  # without a grace it would not be tried again (the control below)
 
 
 async def test_the_grace_begins_with_the_first_refusal_however_long_ago_the_last_page_was(
@@ -497,7 +497,7 @@ async def test_the_grace_begins_with_the_first_refusal_however_long_ago_the_last
     oauth.revoke()
     with pytest.raises(SignInRefused):
         await asyncio.wait_for(run.task, 20)
-    assert [event.what for event in run.events if isinstance(event, Retrying)].count("sign-in") >= 2
+    assert refused(run) > 0  # without a grace it would not be tried again (the control below)
 
 
 async def test_a_success_in_between_begins_the_grace_anew(
