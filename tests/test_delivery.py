@@ -320,7 +320,9 @@ async def test_a_frozen_process_that_wakes_up_beside_its_successor_loses_nothing
     assert repeats(messages) <= 2 * PAGE
 
 
+@pytest.mark.parametrize("poll_interval", [0.05, 2], ids=["seen alone", "seen together with our own last one"])
 async def test_an_older_checkpoint_behind_the_newest_takes_nobody_back(
+    poll_interval: float,
     settings: Settings,
     overrides: list[str],
     kafka: Cluster,
@@ -333,7 +335,7 @@ async def test_an_older_checkpoint_behind_the_newest_takes_nobody_back(
 ) -> None:
     """Neither a living instance nor a new one, whichever way it delivers. The control: to take the last one repeats."""
     history(account, clock.now())
-    run = Run(settings)
+    run = Run(load_settings(overrides=[*overrides, f"zendesk.poll_interval={poll_interval}"]))
     await until(lambda: run.told(CaughtUp) > 0)
     older = orjson.dumps({**reader.checkpoints()[2], "instance": "sleeper"})
     owner, partition = Owner(kafka.bootstrap_servers), partition_of(b"acme", 12)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -38,6 +38,13 @@ class _Place(msgspec.Struct):
 def place(checkpoint: Checkpoint | _Place) -> tuple[int, int]:
     """How far on a checkpoint is."""
     return checkpoint.generation, checkpoint.seq
+
+
+class Found(NamedTuple):
+    """The newest checkpoint of a key, and whether it is the key's last record too: that is the one that compaction keeps."""
+
+    checkpoint: Checkpoint
+    last: bool
 
 
 class CheckpointReader:
@@ -92,8 +99,8 @@ class CheckpointReader:
         while True:
             start = max(begin, end - look)
             found = await self.newest_between(partition, key, start, end)
-            if start <= begin or (found is not None and (held is None or place(found) >= place(held))):
-                return found
+            if start <= begin or (found is not None and (held is None or place(found.checkpoint) >= place(held))):
+                return None if found is None else found.checkpoint
             look *= 8
 
     async def newest_anywhere(self, key: bytes, ends: Sequence[int]) -> tuple[int, Checkpoint] | None:
@@ -103,12 +110,13 @@ class CheckpointReader:
                 return partition, found
         return None
 
-    async def newest_between(self, partition: int, key: bytes, start: int, end: int) -> Checkpoint | None:
+    async def newest_between(self, partition: int, key: bytes, start: int, end: int) -> Found | None:
         """The newest committed checkpoint of the key with an offset from `start` to before `end`."""
         if start >= end:
             return None
         asked = TopicPartition(self._topic, partition)
         value: bytes | None = None
+        last = True
         furthest: tuple[int, int] | None = None  # None as well where a record cannot be read: the next one counts then
         self._consumer.assign([asked])
         try:
@@ -120,11 +128,12 @@ class CheckpointReader:
                 for record in fetched:
                     if record.key == key and record.offset < end:
                         at = _place_of(record.value)
-                        if at is None or furthest is None or at >= furthest:
+                        last = at is None or furthest is None or at >= furthest
+                        if last:
                             value, furthest = record.value, at
         finally:
             self._consumer.unsubscribe()
-        return None if value is None else Checkpoint.from_bytes(value)
+        return None if value is None else Found(Checkpoint.from_bytes(value), last)
 
 
 def _place_of(value: bytes | None) -> tuple[int, int] | None:

@@ -92,12 +92,12 @@ class Session:
             if end < self._stable_end:
                 raise SessionOver("the checkpoint topic has become shorter: it was truncated or created anew")
             # Ours alone since our last commit: its record and its marker, nothing to read. Else see what there is.
-            newest = None
+            found = None
             if end not in (self._stable_end, self._checkpoint_end):
-                newest = await self._reader.newest_between(self._partition, self._key, self._stable_end, end)
-            if newest is not None:
-                raise_if_fenced(self.checkpoint, newest)
-                if newest.instance != self.checkpoint.instance:
+                found = await self._reader.newest_between(self._partition, self._key, self._stable_end, end)
+            if found is not None:
+                raise_if_fenced(self.checkpoint, found.checkpoint)
+                if found.checkpoint.instance != self.checkpoint.instance or not found.last:
                     self._committed_at = -math.inf  # compaction keeps the last record of a key: write ours again
             self._stable_end = end  # not when fenced: whoever looks next is to find the same
 
