@@ -17,9 +17,11 @@ import pytest
 
 from producer.sandbox.broker import Cluster
 from producer.sandbox.zendesk import HOSTILE, Account, Clock, Fault, Limits, Rules, Scenario, Simulator
+from producer.settings import load_settings
 from tests.conftest import joined, until
 from tests.reader import Reader, faults
 from tests.test_service import configure
+from tests.test_verify import judged
 
 PAGE = 100
 
@@ -193,6 +195,10 @@ async def test_sigkill_at_random_moments_over_deletions_dead_letters_sideloads_a
         for _ in range(2):
             clock.advance(300)
             await complete(overrides, log)
+        settings = load_settings(overrides=overrides)
+        assert [(await judged(settings, stream=stream)).summary for stream in ("tickets", "users")] == [
+            "verdict: clean"
+        ] * 2
     messages, letters = reader.messages(), reader.letters()
     assert faults(messages, account.versions(), letters) == []
     assert {letter.headers["zendesk-dead-letter-reason"] for letter in letters} == {"unparsable", "too_large"}

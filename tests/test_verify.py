@@ -29,6 +29,7 @@ from producer.sandbox.zendesk import Account, Clock, Limits, Rules, Simulator, s
 from producer.sandbox.zendesk.server import _lines
 from producer.settings import Settings, load_settings
 from producer.stop import Stop
+from producer.streams import STREAMS
 from producer.verify import Verdict, verify
 from tests.conftest import joined
 from tests.reader import Reader
@@ -43,7 +44,9 @@ async def publish(settings: Settings) -> None:
     await service.run(settings, Stop(), lambda event: None, instance="one", once=True, give_up_after=60)
 
 
-async def judged(settings: Settings, truth: str | None = None, patience: float = 30) -> Verdict:
+async def judged(
+    settings: Settings, truth: str | None = None, patience: float = 30, stream: str = "tickets"
+) -> Verdict:
     return await verify(
         settings,
         truth=truth,
@@ -51,6 +54,7 @@ async def judged(settings: Settings, truth: str | None = None, patience: float =
         requests_per_minute=60_000,
         say=lambda text: None,
         patience=patience,
+        stream=STREAMS[stream],
     )
 
 
@@ -165,7 +169,7 @@ async def test_a_version_that_the_service_passed_without_publishing_is_missing(
     account.put(published + 10, id=77)
     verdict = await judged(settings, truth)
     assert wrong(verdict) == {"missing": 1}
-    assert f"ticket 77 stamped {published + 10}" in verdict.examples["missing"][0]
+    assert f"id 77 stamped {published + 10}" in verdict.examples["missing"][0]
 
 
 async def test_a_version_at_the_position_is_not_demanded(settings: Settings, account: Account, published: int) -> None:

@@ -6,30 +6,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from producer.cli.options import StreamName
 from producer.dates import position
 
 if TYPE_CHECKING:
     from producer.model import Checkpoint, Cursor
 
 
-def _known_stream(name: str) -> str:
-    from producer.streams import STREAMS
-
-    if name not in STREAMS:
-        raise typer.BadParameter(f"there is no stream {name}; there are {', '.join(STREAMS)}")
-    return name
-
-
 app = typer.Typer(help="Where the account is, and how to move it.", no_args_is_help=True)
 
-_Stream = Annotated[str, typer.Option("--stream", help="Which of the account's streams.", callback=_known_stream)]
 _Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
 @app.command()
 def show(
     context: typer.Context,
-    stream: _Stream = "tickets",
+    stream: StreamName = "tickets",
     as_json: Annotated[bool, typer.Option("--json", help="The record itself.")] = False,
 ) -> None:
     """Show the newest committed checkpoint. Disturbs nobody and writes nothing."""
@@ -66,7 +58,7 @@ def show(
 def set_(
     context: typer.Context,
     start_time: Annotated[str, typer.Option(help="ISO 8601 with zone, or Unix seconds.")],
-    stream: _Stream = "tickets",
+    stream: StreamName = "tickets",
     yes: _Yes = False,
 ) -> None:
     """Move the account to a position, in a new generation. A living service goes on from there at once."""
@@ -80,7 +72,7 @@ def set_(
 
 
 @app.command()
-def reset(context: typer.Context, stream: _Stream = "tickets", yes: _Yes = False) -> None:
+def reset(context: typer.Context, stream: StreamName = "tickets", yes: _Yes = False) -> None:
     """Forget the position: the next start takes zendesk.start_time, in a new generation."""
     _move(context, None, stream, yes)
 

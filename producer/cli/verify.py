@@ -7,9 +7,12 @@ from typing import Annotated
 
 import typer
 
+from producer.cli.options import StreamName
+
 
 def verify(
     context: typer.Context,
+    stream: StreamName = "tickets",
     truth: Annotated[
         str | None,
         typer.Option(
@@ -33,12 +36,13 @@ def verify(
     examples: Annotated[int, typer.Option(min=0, help="Examples shown of each fault.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Judge the tickets topic against the API. Exit code 0: clean, 1: something is wrong. Writes nothing."""
+    """Judge a stream's topic against the API. Exit code 0: clean, 1: something is wrong. Writes nothing."""
     import asyncio
     import json
     import logging
     import sys
 
+    from producer.streams import STREAMS
     from producer.verify import verify
     from producer.verify.report import plain, show
 
@@ -51,6 +55,7 @@ def verify(
             requests_per_minute=requests_per_minute,
             examples=examples,
             say=lambda text: typer.echo(text, err=True),
+            stream=STREAMS[stream],
         )
     )
     if as_json:

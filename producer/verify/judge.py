@@ -20,7 +20,7 @@ Word = Literal["missing", "duplicated", "out_of_order", "altered", "gaps", "inco
 
 
 class Appended(NamedTuple):
-    """A record of ours in the tickets topic: an event, or the tombstone behind one. `time` is the record's, in ms."""
+    """A record of ours in the stream's topic: an event, or the tombstone behind one. `time` is the record's, in ms."""
 
     id: int
     stamp: int
@@ -254,7 +254,7 @@ def disagreements(
     Args:
         checkpoint: read before the topic; all of its pages must be there.
         later: read after the topic; all pages of the topic must be covered by it.
-        high_watermarks: of the tickets topic, by partition.
+        high_watermarks: of the stream's topic, by partition.
         newest: the record of the newest page in the topic.
         last: the record of the newest page of the checkpoint's generation.
         ahead: a record of a page behind the checkpoint's, but before the end that it names for the partition.
@@ -309,4 +309,4 @@ def _cut(last: Appended, retention: Retention) -> Iterator[Fault]:
 
 
 def _name(record: Appended) -> str:
-    return f"ticket {record.id} stamped {record.stamp}"
+    return f"id {record.id} stamped {record.stamp}"

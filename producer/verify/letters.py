@@ -13,14 +13,14 @@ from aiokafka.structs import ConsumerRecord
 
 from producer.dates import seconds
 from producer.dead_letters import RESOLVED, Identity, identity_of
-from producer.streams import TICKETS
+from producer.streams import Stream
 from producer.verify.judge import Appended, Fault, Retention
 
 _NUMBER = re.compile(rb"(\d{1,18})/(\d{1,18})")
 
 
 class DeadLetter(NamedTuple):
-    """A letter of the tickets stream or of what came beside tickets, which are numbered together. `digest` is the H of its
+    """A letter of a stream, or of what came beside its rows, which are numbered together. `digest` is the H of its
     version, `time` the record's, in ms."""
 
     generation: int
@@ -37,11 +37,12 @@ class DeadLetter(NamedTuple):
 
 
 class DeadLetters:
-    """What the topic holds of an account. `foreign` are the places of records that are not ours."""
+    """What the topic holds of an account's stream. `foreign` are the places of records that are not ours."""
 
-    def __init__(self, account: str) -> None:
+    def __init__(self, account: str, stream: Stream) -> None:
         self.foreign: list[str] = []
         self._account = account
+        self._stream = stream
         self._letters: list[DeadLetter] = []
         self._open: set[bytes] = set()
         self._published: set[bytes] = set()
@@ -57,7 +58,7 @@ class DeadLetters:
         if about is None or (number is None and RESOLVED not in headers):
             self.foreign.append(place)
             return
-        if about.source.partition("?")[0] != TICKETS.name:
+        if about.source.partition("?")[0] != self._stream.name:
             return  # of another stream, whose own numbers it has
         digest = bytes.fromhex(about.digest)
         if number is None:

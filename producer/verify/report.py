@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from producer.model import Checkpoint
+from producer.streams import TICKETS, Stream
 
 Counted = Literal[
     "missing",
@@ -25,7 +26,7 @@ Counted = Literal[
 _FAULTS = {
     "missing": "required, and not there",
     "duplicated": "appended again",
-    "out_of_order": "appended behind a newer version of their ticket",
+    "out_of_order": "appended behind a newer version of their {record}",
     "altered": "not what the API gave",
     "gaps": "absences in the numbering of pages and their records",
     "inconsistent": "pages that contradict themselves",
@@ -33,7 +34,7 @@ _FAULTS = {
 _FACTS = {
     "required": "shown by the API, passed by the checkpoint",
     "present": "events that a read_committed reader sees",
-    "tombstones": "of deleted tickets",
+    "tombstones": "of deleted {record}s",
     "superseded": "in the topic, no longer at the API",
     "dead_lettered": "required, and in the dead letters",
     "letters_gone": "required, and in dead letters that retention has removed",
@@ -54,6 +55,7 @@ class Verdict:
 
     account: str
     topic: str
+    stream: Stream = TICKETS
     delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
     most_examples: int = 5
     required: int = 0
@@ -143,6 +145,7 @@ class Verdict:
         return {
             "clean": self.clean,
             "account": self.account,
+            "stream": self.stream.name,
             "topic": self.topic,
             "delivery": self.delivery,
             **{name: getattr(self, name) for name in (*_FACTS, *_FAULTS)},
@@ -158,9 +161,10 @@ class Verdict:
         """The numbers with their names and meanings: facts first, then what must be 0. Facts that are 0 are left out."""
         always = ("required", "present", "superseded")
         facts = [row for row in _FACTS.items() if row[0] in always or getattr(self, row[0])]
+        record = _words(self.stream.record)
         allowed = dict.fromkeys(_FAULTS.keys() - self._forbidden, f"; {self.delivery} allows it")
         return [
-            (_words(name), getattr(self, name), meaning + allowed.get(name, ""))
+            (_words(name), getattr(self, name), meaning.format(record=record) + allowed.get(name, ""))
             for name, meaning in (*facts, *_FAULTS.items())
         ]
 

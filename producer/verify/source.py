@@ -18,10 +18,11 @@ from producer.model import Checkpoint, Position
 from producer.records import event_time
 from producer.settings import Settings
 from producer.stop import Stop
+from producer.streams import Stream
 from producer.verify.judge import is_required
 from producer.verify.store import Store
 from producer.zendesk.boundary import content_digest
-from producer.zendesk.source import open_source
+from producer.zendesk.source import open_source, parameters
 
 Say = Callable[[str], None]
 
@@ -43,7 +44,13 @@ class _Offered(msgspec.Struct):
 
 
 async def read_export(
-    settings: Settings, checkpoint: Checkpoint, store: Store, requests_per_minute: float, at_most: int, say: Say
+    settings: Settings,
+    stream: Stream,
+    checkpoint: Checkpoint,
+    store: Store,
+    requests_per_minute: float,
+    at_most: int,
+    say: Say,
 ) -> None:
     """Ask the API for every version that is current from the history's beginning up to the checkpoint's position.
 
@@ -71,7 +78,7 @@ async def read_export(
     stop = Stop()
     shown, said = 0, time.monotonic()
     async with (
-        open_source(settings, stop, tell, requests_per_minute=requests_per_minute) as source,
+        open_source(settings, stop, tell, stream=stream, requests_per_minute=requests_per_minute) as source,
         source.export(nobody_to_ask) as export,
     ):
         position = Position(checkpoint.start)
@@ -171,7 +178,7 @@ class Truth:
 
 
 @asynccontextmanager
-async def open_truth(settings: Settings, truth: str | None) -> AsyncIterator[Truth | None]:
+async def open_truth(settings: Settings, stream: Stream, truth: str | None) -> AsyncIterator[Truth | None]:
     """The ground truth to judge by; None for the API itself.
 
     `truth` is its URL (that of the simulator will do), "off", or None: then the account itself is asked for one, unless it
@@ -181,16 +188,11 @@ async def open_truth(settings: Settings, truth: str | None) -> AsyncIterator[Tru
     if truth == "off" or (truth is None and url.startswith("https:")) or settings.tickets.key is not None:
         yield None
         return
-    # What was offered depends on what was asked for.
-    view = {
-        "exclude_deleted": "true" if zendesk.exclude_deleted else "",
-        "support_type_scope": zendesk.support_type_scope,
-        "include": ",".join(zendesk.include),
-    }
     if urlsplit(url).path in ("", "/"):
         url = url.rstrip("/") + _TRUTH_PATH
     async with aiohttp.ClientSession(timeout=_TIMEOUT, trust_env=False) as session:
-        found = Truth(session, url, {name: value for name, value in view.items() if value})
+        # What was offered depends on what was asked for.
+        found = Truth(session, url, {"stream": stream.name, **parameters(zendesk, stream)})
         yield found if truth is not None or await found.answers() else None
 
 

@@ -19,6 +19,7 @@ from producer.kafka.topics import open_admin
 from producer.kafka.transactions import TRANSACTION_TIMEOUT_MS
 from producer.model import Checkpoint
 from producer.settings import Settings
+from producer.streams import TICKETS, Stream
 from producer.verify.judge import (
     Fault,
     Retention,
@@ -40,7 +41,6 @@ PATIENCE = TRANSACTION_TIMEOUT_MS / 1000 + 10
 """Seconds: a transaction that stays open for longer is stuck. The broker looks for such every ten."""
 
 _SAY_EVERY = 5.0
-_STREAM = "tickets"
 
 
 async def verify(
@@ -52,8 +52,9 @@ async def verify(
     say: Say,
     examples: int = 5,
     patience: float = PATIENCE,
+    stream: Stream = TICKETS,
 ) -> Verdict:
-    """Judge the tickets topic, and the dead letters beside it, by the table of the promise (README, "The promise").
+    """Judge a stream's topic, and the dead letters beside it, by the table of the promise (README, "The promise").
 
     Args:
         truth: URL of the ground truth; None looks whether `zendesk.base_url` has one, "off" asks the API all the same.
@@ -62,6 +63,7 @@ async def verify(
         say: is told what goes on, a line at a time.
         examples: how many of each fault the verdict describes.
         patience: seconds to wait at an open transaction.
+        stream: whose topic.
 
     Raises:
         Unavailable: Kafka or the API cannot be reached.
@@ -70,7 +72,7 @@ async def verify(
     """
     try:
         with open_store(work_dir) as store:
-            return await _Verification(settings, store, say, examples, patience).run(truth, requests_per_minute)
+            return await _Verification(settings, stream, store, say, examples, patience).run(truth, requests_per_minute)
     except SessionOver as error:
         raise Unavailable(str(error), hint=error.hint) from error
 
@@ -78,19 +80,26 @@ async def verify(
 class _Verification:
     """One run: the far ends that it reads, and the verdict in the making."""
 
-    def __init__(self, settings: Settings, store: Store, say: Say, examples: int, patience: float) -> None:
+    def __init__(
+        self, settings: Settings, stream: Stream, store: Store, say: Say, examples: int, patience: float
+    ) -> None:
         self._settings = settings
+        self._stream = stream
         self._options = client_options(settings.kafka)
         self._store = store
         self._say = say
         self._patience = patience
-        self._topic = settings.topics.tickets
+        self._topic = settings.topics.of(stream)
         self._source = f"https://{settings.zendesk.subdomain}.zendesk.com/".encode()
         self._keyed = settings.tickets.key is not None
-        self._letters = DeadLetters(settings.zendesk.subdomain)
+        self._rules = settings.tickets
+        if stream is not TICKETS:  # nothing else has system updates
+            self._rules = self._rules.model_copy(update={"system_updates": "include"})
+        self._letters = DeadLetters(settings.zendesk.subdomain, stream)
         self._verdict = Verdict(
             account=settings.zendesk.subdomain,
             topic=self._topic,
+            stream=stream,
             delivery=settings.kafka.delivery,
             most_examples=examples,
         )
@@ -104,13 +113,15 @@ class _Verification:
                 f"the checkpoint of generation {checkpoint.generation} covers {checkpoint.seq:,} pages"
                 + ("" if checkpoint.end_time is None else f", up to {utc(checkpoint.end_time)}")
             )
-            async with open_truth(self._settings, truth) as found:
+            async with open_truth(self._settings, self._stream, truth) as found:
                 if found is not None:
                     self._say(f"reading the ground truth {found.url}")
                     await found.read(checkpoint, self._store, self._say)
                 else:
                     at_most = sum(await self._high_watermarks(reader, partitions))
-                    await read_export(self._settings, checkpoint, self._store, requests_per_minute, at_most, self._say)
+                    await read_export(
+                        self._settings, self._stream, checkpoint, self._store, requests_per_minute, at_most, self._say
+                    )
                     self._verdict.note(
                         "field rules are on: whether a value is what they leave is not judged"
                         if self._keyed
@@ -129,7 +140,7 @@ class _Verification:
         return self._verdict
 
     async def _look_around(self) -> tuple[int, int, Mapping[str, str] | None]:
-        """Partitions of the tickets topic, the partition of our checkpoints, and the tickets topic's settings."""
+        """Partitions of the stream's topic, the partition of our checkpoints, and the settings of the former."""
         async with open_admin(self._settings.kafka) as admin:
             survey = await admin.survey()
             for name in (self._topic, self._settings.topics.checkpoints):
@@ -148,7 +159,7 @@ class _Verification:
             )
         elif "delete" in configs.get("cleanup.policy", ""):
             self._verdict.note(
-                f"topic {self._topic} has cleanup.policy={configs['cleanup.policy']}: old tickets go missing"
+                f"topic {self._topic} has cleanup.policy={configs['cleanup.policy']}: old records go missing"
             )
         checkpoints = survey.topics[self._settings.topics.checkpoints]
         account = self._settings.zendesk.subdomain.encode()
@@ -164,7 +175,7 @@ class _Verification:
     async def _newest_checkpoint(self, reader: CheckpointReader, partition: int) -> Checkpoint:
         """The newest committed one: behind all transactions, or, where one is stuck, before it."""
         topic = self._settings.topics.checkpoints
-        key = checkpoint_key(self._settings.zendesk.subdomain, _STREAM)
+        key = checkpoint_key(self._settings.zendesk.subdomain, self._stream.name)
         async with within(ASK, f"ask where topic {topic} ends"):
             end = (await reader.high_watermarks(topic, partition + 1))[partition]
         async with within(ASK + self._patience, f"read topic {topic}"):
@@ -191,7 +202,10 @@ class _Verification:
 
         def take(partition: int, records: ConsumerRecords) -> None:
             nonlocal said
-            rows = [(record, understand(record, partition, self._source, keyed=self._keyed)) for record in records]
+            rows = [
+                (record, understand(record, partition, self._source, self._stream, keyed=self._keyed))
+                for record in records
+            ]
             self._store.add_records(row for _, row in rows if row is not None)
             for record, row in rows:
                 if row is None:
@@ -231,7 +245,7 @@ class _Verification:
         if next(self._store.never_offered(), None) is not None:
             await truth.read_offered_again(self._store, self._say)
         for record in self._store.never_offered():
-            self._verdict.count("altered", f"ticket {record.id} at {record.place}: a version that was never offered")
+            self._verdict.count("altered", f"id {record.id} at {record.place}: a version that was never offered")
 
     async def _settle_doubtful(self, topic: TopicReader) -> None:
         """Read events again that differ from others of their id and stamp: is it the content, or just the bytes?
@@ -259,7 +273,7 @@ class _Verification:
 
     def _judge(self, checkpoint: Checkpoint, later: Checkpoint, ends: tuple[int, ...], retention: Retention) -> None:
         verdict, store = self._verdict, self._store
-        tombstones = self._settings.tickets.tombstones
+        tombstones = self._rules.tombstones
         verdict.required = store.required()
         verdict.present, verdict.tombstones = store.events_and_tombstones()
         verdict.generations = store.generations()
@@ -272,13 +286,13 @@ class _Verification:
                 verdict.count("dead_lettered", _describe(absent))
                 continue
             newest = max(filter(None, (newest, letters.updated(absent.id))), default=None)
-            reason = excuse(absent, tombstone, superseded, newest, retention, self._settings.tickets)
+            reason = excuse(absent, tombstone, superseded, newest, retention, self._rules)
             # A letter was written after its version was stamped.
             removed = verdict.letters_gone < gone and removal.may_delete(absent.stamp * 1000)
             unexplained: Counted = "letters_gone" if removed else "missing"
             verdict.count(reason or unexplained, _describe(absent))
         for record in store.altered():
-            verdict.count("altered", f"ticket {record.id} at {record.place}: not what its headers say")
+            verdict.count("altered", f"id {record.id} at {record.place}: not what its headers say")
         repeated = self._settings.kafka.delivery == "at_least_once"
         pages = store.by_page(checkpoint.generation, checkpoint.seq)
         faults: Iterator[Fault] = chain(
@@ -323,4 +337,4 @@ def _digest(value: bytes) -> bytes:
 
 
 def _describe(absent: Shown) -> str:
-    return f"ticket {absent.id} stamped {absent.stamp} ({utc(absent.stamp)}), H {absent.digest.hex()}"
+    return f"id {absent.id} stamped {absent.stamp} ({utc(absent.stamp)}), H {absent.digest.hex()}"

@@ -42,7 +42,7 @@ class Source:
         `guard` is awaited before every request and may raise.
         """
         account, zendesk, stream = self.account, self.account.settings.zendesk, self.stream
-        always, format = _parameters(zendesk, stream), _format(account.settings, stream)
+        always, format = parameters(zendesk, stream), _format(account.settings, stream)
         client, budget = account.client.telling(self.tell), account.budget
         asker = Asker(client, budget, stream.name, always, guard, account.stop, self.tell, self.give_up_after)
         late_rows = LateRows(zendesk.late_row_window)
@@ -119,7 +119,7 @@ async def open_source(
         yield account.source(stream, tell)
 
 
-def _parameters(zendesk: ZendeskSettings, stream: Stream) -> dict[str, str]:
+def parameters(zendesk: ZendeskSettings, stream: Stream) -> dict[str, str]:
     """What every request of the stream asks for."""
     always: dict[str, str] = {}
     if stream.scoped and zendesk.support_type_scope != "agent":  # what the API does by itself
