@@ -38,9 +38,14 @@ async def every_connection_ends_with_its_test() -> AsyncIterator[None]:
     yield
     transports = asyncio.get_running_loop()._transports  # type: ignore[attr-defined]
     deadline = time.monotonic() + _FAREWELL
-    while left := [str(each) for each in list(transports.values()) if each.get_extra_info("socket").fileno() != -1]:
-        assert time.monotonic() < deadline, f"connections still open after the test: {left}"
+    while left := [each for each in list(transports.values()) if each.get_extra_info("socket").fileno() != -1]:
+        assert time.monotonic() < deadline, f"still open after the test, to {peers(left)}"
         await asyncio.sleep(0.005)
+
+
+def peers(transports: list[asyncio.Transport]) -> list[object]:
+    """The addresses of their far ends."""
+    return [transport.get_extra_info("peername") for transport in transports]
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection
 from typing import Self
 
-PRODUCE, FIND_COORDINATOR, API_VERSIONS = 0, 10, 18
+PRODUCE, METADATA, FIND_COORDINATOR, API_VERSIONS = 0, 3, 10, 18
 INIT_PRODUCER_ID, ADD_PARTITIONS_TO_TXN, ADD_OFFSETS_TO_TXN, END_TXN = 22, 24, 25, 26
 """Numbers of Kafka's protocol (api keys)."""
 
@@ -22,8 +22,8 @@ class Proxy:
     """Passes requests and answers between clients and the broker that listens on `upstream`, and cuts where it is told to.
 
     `lose_answer`: of the next request with that api key, the answer is lost: the broker gets the request, the client a cut
-    connection. `lose_request`: the request itself is lost, and kept to be delivered late. `seen` counts the requests by
-    api key, lost ones included.
+    connection. `lose_request`: the request itself is lost, and kept to be delivered late. What is `held` gets no answer, and
+    the connection stays. `seen` counts the requests by api key, lost ones included.
 
     To stand for a broker that lacks something, by api keys: `unlisted` are left out where it says what it knows
     (aiokafka asks in version 0), `unsupported` are answered with UNSUPPORTED_VERSION, at `ignored` ones the connection ends.
@@ -33,6 +33,7 @@ class Proxy:
         self.port = self.upstream = 0
         self.lose_answer: int | None = None
         self.lose_request: int | None = None
+        self.held: Collection[int] = ()
         self.unlisted: Collection[int] = ()
         self.unsupported: Collection[int] = ()
         self.ignored: Collection[int] = ()
@@ -80,6 +81,8 @@ class Proxy:
                 if key == self.lose_request:
                     self.lose_request, self._lost_request = None, request
                     return
+                if key in self.held:
+                    await asyncio.get_running_loop().create_future()
                 if key in self.ignored:
                     return
                 to_broker.write(request)

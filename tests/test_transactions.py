@@ -13,6 +13,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from producer.errors import SessionOver
 from producer.events import Retrying
+from producer.kafka import failures
 from producer.kafka.connection import client_options, disconnect
 from producer.kafka.failures import within
 from producer.kafka.topics import open_admin, plans
@@ -23,7 +24,7 @@ from producer.sandbox.zendesk import Account, Clock, Simulator
 from producer.settings import Settings, load_settings
 from producer.streams import TICKETS
 from tests.conftest import joined, until
-from tests.proxy import ADD_PARTITIONS_TO_TXN, END_TXN, PRODUCE, Proxy
+from tests.proxy import ADD_PARTITIONS_TO_TXN, END_TXN, METADATA, PRODUCE, Proxy
 from tests.reader import Reader, faults
 from tests.test_service import Run, history, once
 
@@ -238,3 +239,40 @@ async def test_a_consumer_that_trips_over_a_task_of_its_own_leaves_no_connection
     left = [connection for connection in connections if connection.connected()]
     await consumer._client.close()
     assert (left == []) == ours
+
+
+@pytest.mark.parametrize("ours", [True, False])
+async def test_an_attempt_to_connect_that_is_cut_short_leaves_no_connection_open(
+    ours: bool, kafka: Cluster, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = failures._end_bootstrap
+    if not ours:  # the control: aiokafka by itself
+        monkeypatch.setattr(failures, "_end_bootstrap", lambda error: None)
+    proxy.upstream, proxy.held = int(kafka.bootstrap_servers.rpartition(":")[2]), (METADATA,)
+    own = ("zendesk.subdomain=acme", "zendesk.access_token=example", "zendesk.start_time=0")
+    settings = load_settings(overrides=[*own, f"kafka.bootstrap_servers=127.0.0.1:{proxy.port}"])
+    ends: list[BaseException] = []  # as long as somebody has the error, its connection is no garbage
+
+    async def connect() -> None:
+        try:
+            async with open_admin(settings.kafka):
+                pass
+        except BaseException as error:
+            ends.append(error)
+            raise
+
+    connecting = asyncio.create_task(connect())
+    await until(lambda: proxy.seen[METADATA] > 0)
+    connecting.cancel()
+    await asyncio.wait([connecting])
+    await asyncio.sleep(0)  # a transport closes its socket in the loop's next round
+    left = connections_to(proxy.port)
+    close(ends[0])
+    assert (left == []) == ours
+
+
+def connections_to(port: int) -> list[asyncio.Transport]:
+    """The client's sides of this loop's connections to a port of loopback."""
+    transports = list(asyncio.get_running_loop()._transports.values())  # type: ignore[attr-defined]
+    open_ = [each for each in transports if each.get_extra_info("socket").fileno() != -1]
+    return [each for each in open_ if (each.get_extra_info("peername") or (None, None))[1] == port]

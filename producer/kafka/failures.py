@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from traceback import walk_tb
 
 from aiokafka import errors as kafka
+from aiokafka.conn import AIOKafkaConnection
 
 from producer.errors import ProducerError, Refused, SessionOver
 
@@ -32,11 +34,26 @@ async def within(seconds: float, doing: str) -> AsyncIterator[None]:
     """
     try:
         async with asyncio.timeout(seconds):
-            yield
+            try:
+                yield
+            except BaseException as error:
+                _end_bootstrap(error)
+                raise
     except TimeoutError:
         raise SessionOver(f"Kafka: could not {doing} within {seconds:g} s") from None
     except FAILURES as error:
         raise meaning(error, doing) from error
+
+
+def _end_bootstrap(error: BaseException) -> None:
+    """Close the connection of a bootstrap that was cut short, by a cancellation or by time being up.
+
+    aiokafka has it in a variable of that one call, and else leaves it to the garbage collector.
+    """
+    for frame, _ in walk_tb(error.__traceback__):
+        connection = frame.f_locals.get("bootstrap_conn")
+        if isinstance(connection, AIOKafkaConnection):
+            connection.close()
 
 
 def meaning(error: BaseException, doing: str) -> ProducerError:
