@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from producer.errors import SessionOver
 from producer.events import Retrying
-from producer.kafka import failures
+from producer.kafka import connection, failures
 from producer.kafka.connection import client_options, disconnect
 from producer.kafka.failures import within
 from producer.kafka.topics import open_admin, plans
@@ -27,6 +27,8 @@ from tests.conftest import joined, until
 from tests.proxy import ADD_PARTITIONS_TO_TXN, END_TXN, METADATA, PRODUCE, Proxy
 from tests.reader import Reader, faults
 from tests.test_service import Run, history, once
+
+ACCOUNT = ("zendesk.subdomain=acme", "zendesk.access_token=example", "zendesk.start_time=0")
 
 
 @pytest.fixture
@@ -249,8 +251,7 @@ async def test_an_attempt_to_connect_that_is_cut_short_leaves_no_connection_open
     if not ours:  # the control: aiokafka by itself
         monkeypatch.setattr(failures, "_end_bootstrap", lambda error: None)
     proxy.upstream, proxy.held = int(kafka.bootstrap_servers.rpartition(":")[2]), (METADATA,)
-    own = ("zendesk.subdomain=acme", "zendesk.access_token=example", "zendesk.start_time=0")
-    settings = load_settings(overrides=[*own, f"kafka.bootstrap_servers=127.0.0.1:{proxy.port}"])
+    settings = load_settings(overrides=[*ACCOUNT, f"kafka.bootstrap_servers=127.0.0.1:{proxy.port}"])
     ends: list[BaseException] = []  # as long as somebody has the error, its connection is no garbage
 
     async def connect() -> None:
@@ -269,6 +270,32 @@ async def test_an_attempt_to_connect_that_is_cut_short_leaves_no_connection_open
     left = connections_to(proxy.port)
     close(ends[0])
     assert (left == []) == ours
+
+
+@pytest.mark.parametrize("ours", [True, False])
+async def test_a_producer_that_is_closed_while_a_task_of_its_own_connects_leaves_no_connection_open(
+    ours: bool, kafka: Cluster, settings_of_kafka: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not ours:  # the control: connections as aiokafka keeps them
+        monkeypatch.setattr(connection, "_Ended", dict)
+    producer = TransactionalProducer(client_options(settings_of_kafka.kafka), "late")
+    async with within(10, "connect"):
+        await producer.start()
+    client = producer._producer.client
+    connecting = asyncio.create_task(client._get_conn(client.get_random_node(), group="of its own"))
+    await asyncio.sleep(0)  # it begins
+    await producer.aclose()
+    await connecting
+    await asyncio.sleep(0)  # a transport closes its socket in the loop's next round
+    left = connections_to(int(kafka.bootstrap_servers.rpartition(":")[2]))
+    await client.close()
+    assert (left == []) == ours
+
+
+@pytest.fixture
+def settings_of_kafka(kafka: Cluster) -> Settings:
+    """Settings that name the broker."""
+    return load_settings(overrides=[*ACCOUNT, f"kafka.bootstrap_servers={kafka.bootstrap_servers}"])
 
 
 def connections_to(port: int) -> list[asyncio.Transport]:

@@ -8,7 +8,8 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka import errors as kafka
-from aiokafka.conn import create_conn
+from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import AIOKafkaConnection, create_conn
 from aiokafka.helpers import create_ssl_context
 
 from producer.errors import Final, Misconfigured, ProducerError, Unavailable
@@ -80,8 +81,22 @@ async def disconnect(consumer: AIOKafkaConsumer) -> None:
     finally:
         if client._sync_task is not None:
             client._sync_task.cancel()
-        for connection in list(client._conns.values()):
-            connection.close()
+        cut_off(client)
+
+
+class _Ended(dict[Any, AIOKafkaConnection]):
+    """Stands in for a client's connections. A task of aiokafka's that was still connecting gets one that is closed."""
+
+    def __setitem__(self, key: Any, connection: AIOKafkaConnection) -> None:
+        connection.close()
+        super().__setitem__(key, connection)
+
+
+def cut_off(client: AIOKafkaClient) -> None:
+    """Close all connections of a client, at once and for good."""
+    connections, client._conns = list(client._conns.values()), _Ended()
+    for connection in connections:
+        connection.close()
 
 
 async def why_unreachable(settings: KafkaSettings) -> ProducerError:

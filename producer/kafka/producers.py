@@ -19,6 +19,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.structs import RecordMetadata
 
 from producer.kafka.batches import BATCH_BYTES, Batch, into_batches
+from producer.kafka.connection import cut_off
 from producer.model import Record
 
 _FAREWELL = 0.5
@@ -104,8 +105,7 @@ class Producer(ABC):
         tasks = [task for task in (sender, client._sync_task) if task is not None]
         for task in tasks:
             task.cancel()
-        for connection in list(client._conns.values()):
-            connection.close()
+        cut_off(client)
         if tasks:
             await asyncio.wait(tasks, timeout=_FAREWELL)
         accumulator = self._producer._message_accumulator
