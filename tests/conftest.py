@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
+from typing import Any
 
 import pytest
 
@@ -36,16 +37,21 @@ async def every_connection_ends_with_its_test() -> AsyncIterator[None]:
     ended after, every fixture that connects or serves.
     """
     yield
-    transports = asyncio.get_running_loop()._transports  # type: ignore[attr-defined]
     deadline = time.monotonic() + _FAREWELL
-    while left := [each for each in list(transports.values()) if each.get_extra_info("socket").fileno() != -1]:
-        assert time.monotonic() < deadline, f"still open after the test, to {peers(left)}"
+    while left := open_connections():
+        assert time.monotonic() < deadline, f"still open after the test, to {list(map(peer, left))}"
         await asyncio.sleep(0.005)
 
 
-def peers(transports: list[asyncio.Transport]) -> list[object]:
-    """The addresses of their far ends."""
-    return [transport.get_extra_info("peername") for transport in transports]
+def open_connections() -> list[asyncio.Transport]:
+    """Those of the running loop."""
+    transports = asyncio.get_running_loop()._transports  # type: ignore[attr-defined]
+    return [each for each in list(transports.values()) if each.get_extra_info("socket").fileno() != -1]
+
+
+def peer(connection: asyncio.Transport) -> Any:
+    """The address of its far end; None where that is gone."""
+    return connection.get_extra_info("peername")
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from producer.sandbox.broker import Cluster
 from producer.sandbox.zendesk import Account, Clock, Simulator
 from producer.settings import Settings, load_settings
 from producer.streams import TICKETS
-from tests.conftest import joined, until
+from tests.conftest import joined, open_connections, peer, until
 from tests.proxy import ADD_PARTITIONS_TO_TXN, END_TXN, METADATA, PRODUCE, Proxy
 from tests.reader import Reader, faults
 from tests.test_service import Run, history, once
@@ -300,6 +300,4 @@ def settings_of_kafka(kafka: Cluster) -> Settings:
 
 def connections_to(port: int) -> list[asyncio.Transport]:
     """The client's sides of this loop's connections to a port of loopback."""
-    transports = list(asyncio.get_running_loop()._transports.values())  # type: ignore[attr-defined]
-    open_ = [each for each in transports if each.get_extra_info("socket").fileno() != -1]
-    return [each for each in open_ if (each.get_extra_info("peername") or (None, None))[1] == port]
+    return [each for each in open_connections() if (peer(each) or (None, None))[1] == port]
