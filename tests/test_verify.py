@@ -32,7 +32,7 @@ from producer.stop import Stop
 from producer.streams import STREAMS
 from producer.verify import Verdict, verify
 from tests.conftest import joined
-from tests.reader import Reader
+from tests.reader import Message, Reader
 from tests.test_contents import steadily
 from tests.test_service import Run
 
@@ -76,11 +76,12 @@ def record_of(ticket: int, stamp: int, value: bytes | None = None) -> Record:
 
 def copies(reader: Reader, *, ticket: int) -> list[Record]:
     """What the topic holds of a ticket."""
-    return [
-        Record(message.key, message.value, [(name, value.encode()) for name, value in message.headers.items()])
-        for message in reader.messages()
-        if message.key == b"%d" % ticket
-    ]
+    return [again(message) for message in reader.messages() if message.key == b"%d" % ticket]
+
+
+def again(message: Message) -> Record:
+    """The record that this was read from."""
+    return Record(message.key, message.value, [(name, value.encode()) for name, value in message.headers.items()])
 
 
 @asynccontextmanager

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 
 import pytest
 
 from producer.kafka.batches import partition_of
-from producer.model import Record
 from producer.sandbox.broker import Cluster
 from producer.sandbox.zendesk import Account, Clock, Simulator
 from producer.settings import Settings, load_settings
@@ -18,8 +15,9 @@ from producer.streams import STREAMS, TICKETS
 from producer.verify import verification
 from producer.verify.letters import DeadLetters
 from tests.reader import Reader
+from tests.test_checkpoint_command import command
 from tests.test_streams import ALL, PAGE, account, all_once, clock, crowd
-from tests.test_verify import PARTITIONS, judged, writer, wrong
+from tests.test_verify import PARTITIONS, again, judged, writer, wrong
 
 __all__ = ["account", "clock"]  # fixtures: an account that keeps its tickets' events, and a clock that only tests move
 
@@ -47,13 +45,9 @@ async def append_again(kafka: Cluster, reader: Reader, topic: str, *, number: in
     async with writer(kafka) as producer:
         for message in await asyncio.to_thread(reader.read, topic):
             if message.identity[0] == number:
-                record = Record(
-                    key or message.key, message.value, [(name, text.encode()) for name, text in message.headers.items()]
-                )
-                partition = partition_of(record.key or b"", PARTITIONS)
-                await producer.send_and_wait(
-                    topic, record.value, key=record.key, partition=partition, headers=record.headers
-                )
+                record, key = again(message), key or message.key
+                partition = partition_of(key or b"", PARTITIONS)
+                await producer.send_and_wait(topic, record.value, key=key, partition=partition, headers=record.headers)
 
 
 @pytest.mark.parametrize("truth", [None, "off"])
@@ -106,7 +100,8 @@ async def test_only_of_tickets_system_updates_may_be_left_out(
     settings: Settings, overrides: list[str], published: int, account: Account
 ) -> None:
     excluding = load_settings(overrides=[*overrides, ALL, PAGE, "tickets.system_updates=exclude"])
-    account.users.put(published, id=1_000)
+    stamp = next(version.generated_timestamp for version in account.users.versions() if version.id == 3)
+    account.users.put(stamp, id=3, name="Another")  # of a ticket, with its `updated_at` as it was, this could be one
     assert wrong(await judged(excluding, stream="users")) == {"missing": 1}
 
 
@@ -128,16 +123,12 @@ async def test_a_stream_is_judged_with_its_own_dead_letters(
 async def test_the_command_judges_the_stream_that_is_named(
     settings: Settings, overrides: list[str], published: int, account: Account
 ) -> None:
-    async def command(*options: str) -> subprocess.CompletedProcess[str]:
-        settings_ = [word for override in [*overrides, ALL, PAGE] for word in ("--set", override)]
-        program = [sys.executable, "-m", "producer", *settings_, "verify", *options]
-        return await asyncio.to_thread(subprocess.run, program, capture_output=True, text=True, timeout=60)
-
+    told_to = [*overrides, ALL, PAGE]
     account.users.put(published, id=1_000)
-    users = await command("--stream", "users", "--requests-per-minute", "60000", "--json")
+    users = await command(told_to, "verify", "--stream", "users", "--requests-per-minute", "60000", "--json")
     told = json.loads(users.stdout)
     assert (users.returncode, told["stream"], told["missing"]) == (1, "users", 1)
-    events = await command("--stream", "ticket_events", "--requests-per-minute", "60000")
+    events = await command(told_to, "verify", "--stream", "ticket_events", "--requests-per-minute", "60000")
     assert (events.returncode, events.stdout.splitlines()[-1]) == (0, "verdict: clean")
-    unknown = await command("--stream", "triggers")
+    unknown = await command(told_to, "verify", "--stream", "triggers")
     assert (unknown.returncode, "there is no stream triggers" in unknown.stderr) == (2, True)
